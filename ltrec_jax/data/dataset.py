@@ -1,0 +1,241 @@
+"""What a dataset is: int-coded interactions, the tables of its users and items, and a split of it. Frozen.
+
+Out of scope: reading raw files (`prepare`, `sources`), choosing a split (`splits`), counting (`popularity`).
+
+A dataset directory holds `dataset.json` (schema, counts, hashes), `interactions.parquet`, `users.parquet`,
+`items.parquet` and `columns/{user,item,rating,timestamp}.npy` (the same interactions, memory-mapped for training).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ltrec_jax import storage
+from ltrec_jax.data import columns
+from ltrec_jax.errors import UserError
+
+SCHEMA_VERSION = 1
+_DTYPES: dict[str, type[np.generic]] = {
+    columns.USER: np.int32,
+    columns.ITEM: np.int32,
+    columns.RATING: np.float32,
+    columns.TIMESTAMP: np.int64,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Interactions:
+    """Columns of N events: user int32[N], item int32[N], rating float32[N], timestamp int64[N] (perhaps mapped)."""
+
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    timestamp: np.ndarray
+
+    def __post_init__(self) -> None:
+        lengths = {len(getattr(self, name)) for name in _DTYPES}
+        if len(lengths) != 1:
+            raise ValueError(f"interaction columns differ in length: {sorted(lengths)}")
+        for name, dtype in _DTYPES.items():
+            if getattr(self, name).dtype != dtype:
+                raise ValueError(f"interaction column {name!r} is {getattr(self, name).dtype}, not {np.dtype(dtype)}")
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """The events of these rows (indices or a boolean mask), copied into memory."""
+        return type(self)(*(np.asarray(getattr(self, name)[rows]) for name in _DTYPES))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Interactions with the tables of users and items. Row u of `users` is user u, row i of `items` is item i.
+
+    `users` has the column `user_id`, `items` has `item_id` (strings, unique); the other columns are text and
+    attributes as the source gave them. `info` is free-form provenance (source, licence, citation, what was rejected).
+    """
+
+    name: str
+    interactions: Interactions
+    users: pd.DataFrame
+    items: pd.DataFrame
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        for kind, frame, key in (("users", self.users, columns.USER_ID), ("items", self.items, columns.ITEM_ID)):
+            if key not in frame.columns:
+                raise UserError(f"Dataset {self.name!r}: the table of {kind} has no column {key!r}.")
+            if not frame[key].is_unique:
+                twice = frame[key][frame[key].duplicated()].iloc[0]
+                raise UserError(f"Dataset {self.name!r}: {key} {twice!r} stands twice in the table of {kind}.")
+        for kind, codes, count in (
+            ("user", self.interactions.user, self.num_users),
+            ("item", self.interactions.item, self.num_items),
+        ):
+            if len(codes) and (codes.min() < 0 or codes.max() >= count):
+                raise UserError(f"Dataset {self.name!r}: an interaction's {kind} code is outside 0..{count - 1}.")
+
+    @property
+    def num_users(self) -> int:
+        return len(self.users)
+
+    @property
+    def num_items(self) -> int:
+        return len(self.items)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the interactions and of both tables: equal data, equal fingerprint, wherever it lies."""
+        if self.path is not None:
+            recorded = storage.read_json(self.path / "dataset.json").get("fingerprint")
+            if isinstance(recorded, str):
+                return recorded
+        return _fingerprint(self)
+
+    def user_index(self, user_id: str) -> int:
+        """The internal id of an external user id; `UserError` if there is none."""
+        return _position(self.users[columns.USER_ID], user_id, "user", self.name)
+
+    def item_index(self, item_id: str) -> int:
+        """The internal id of an external item id; `UserError` if there is none."""
+        return _position(self.items[columns.ITEM_ID], item_id, "item", self.name)
+
+    def save(self, path: Path, *, replace: bool = False) -> "Dataset":
+        """Write the dataset directory, whole or not at all, and return the dataset read back from it (mapped)."""
+        with storage.new_directory(Path(path), replace=replace) as directory:
+            table = pa.table({name: getattr(self.interactions, name) for name in _DTYPES})
+            pq.write_table(table, directory / "interactions.parquet", compression="zstd")
+            (directory / "columns").mkdir()
+            for name in _DTYPES:
+                np.save(directory / "columns" / f"{name}.npy", getattr(self.interactions, name), allow_pickle=False)
+            write_table(self.users, directory / "users.parquet")
+            write_table(self.items, directory / "items.parquet")
+            write_description(directory, self.name, _fingerprint(self), dict(self.info))
+        return Dataset.load(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Dataset":
+        """Open a dataset directory; the interaction columns are memory-mapped. Anything missing or damaged is named."""
+        path = Path(path)
+        if not (path / "dataset.json").is_file():
+            raise UserError(
+                f"{path} is not a dataset directory: it has no dataset.json. Make one with `ltrec data prepare`."
+            )
+        description = storage.read_json(path / "dataset.json")
+        if description.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has schema version {description.get('schema_version')}, this version of ltrec_jax reads "
+                f"{SCHEMA_VERSION}. Prepare it again."
+            )
+        mapped = {name: storage.read_array(path / "columns" / f"{name}.npy", mapped=True) for name in _DTYPES}
+        try:
+            interactions = Interactions(**mapped)
+        except ValueError as error:
+            raise UserError(f"{path}/columns is damaged: {error}. Prepare the dataset again.") from error
+        counts = description["counts"]
+        dataset = cls(
+            name=description["name"],
+            interactions=interactions,
+            users=read_table(path / "users.parquet"),
+            items=read_table(path / "items.parquet"),
+            info=description["info"],
+            path=path,
+        )
+        found = {"users": dataset.num_users, "items": dataset.num_items, "interactions": len(interactions)}
+        if found != counts:
+            raise UserError(
+                f"{path} is damaged: dataset.json counts {counts}, the files hold {found}. Prepare it again."
+            )
+        return dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Disjoint row numbers (int64, ascending) of a dataset's interactions: what may be learnt from, chosen on, scored.
+
+    `name` says how it was made ("official/u1", "random", ...), `settings` with what. A row in none of the three is
+    unused. `Split` knows nothing of the rules; `splits` makes and checks them.
+    """
+
+    dataset: Dataset
+    name: str
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    test_rows: np.ndarray
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def train(self) -> Interactions:
+        return self.dataset.interactions.take(self.train_rows)
+
+    @property
+    def validation(self) -> Interactions:
+        return self.dataset.interactions.take(self.validation_rows)
+
+    @property
+    def test(self) -> Interactions:
+        return self.dataset.interactions.take(self.test_rows)
+
+    def with_validation_in_train(self) -> "Split":
+        """The split for the final fit: validation joins training, the test stays as it is."""
+        rows = np.sort(np.concatenate([self.train_rows, self.validation_rows]))
+        return dataclasses.replace(self, train_rows=rows, validation_rows=np.zeros(0, np.int64))
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write one Parquet table of users or items (no index). Called inside a directory that is being made."""
+    pq.write_table(pa.Table.from_pandas(frame.reset_index(drop=True), preserve_index=False), path, compression="zstd")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet table; a missing or damaged one is a `UserError` that names it."""
+    try:
+        return pq.read_table(path).to_pandas()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing.") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+
+
+def write_description(directory: Path, name: str, fingerprint: str, info: Mapping[str, Any]) -> None:
+    """Write `dataset.json` over the files already in `directory`: counts and hashes are taken from them."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file())
+    counts = {
+        kind: pq.read_metadata(directory / f"{kind}.parquet").num_rows for kind in ("users", "items", "interactions")
+    }
+    storage.write_json(
+        directory / "dataset.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "name": name,
+            "fingerprint": fingerprint,
+            "counts": counts,
+            "sha256": {p.relative_to(directory).as_posix(): storage.sha256_file(p) for p in files},
+            "info": dict(info),
+        },
+    )
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    tables = [
+        frame[sorted(frame.columns)].to_json(orient="split", index=False) for frame in (dataset.users, dataset.items)
+    ]
+    return storage.content_hash(*(getattr(dataset.interactions, name) for name in _DTYPES), *tables)
+
+
+def _position(ids: pd.Series, wanted: str, kind: str, name: str) -> int:
+    found = np.flatnonzero(ids.to_numpy() == str(wanted))
+    if len(found) == 0:
+        examples = ", ".join(repr(x) for x in ids.head(3))
+        raise UserError(
+            f"Unknown {kind} {wanted!r} in dataset {name!r}. Its {len(ids)} {kind} ids look like {examples}."
+        )
+    return int(found[0])
