@@ -1,0 +1,279 @@
+"""BERT in Linen: token ids to hidden states. Attribute names give the parameter tree of Hugging Face's Flax classes.
+
+One block serves BERT, RoBERTa/XLM-R and DistilBERT (`weights` maps their names onto this tree). Out of scope: loading
+(`weights`), precision and platform tricks (`dense`), pooling of texts (`pooling`), heads.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ltrec_jax.encoder import dense
+from ltrec_jax.encoder.config import EncoderConfig, activation_name
+from ltrec_jax.types import Array, PyTree
+
+
+class Dense(nn.Module):
+    """x W + b over the last axis; parameters `kernel` [I, O] and `bias` [O]."""
+
+    inputs: int
+    outputs: int
+    policy: dense.Policy
+
+    def setup(self) -> None:
+        self.kernel = self.param("kernel", nn.initializers.normal(0.02), (self.inputs, self.outputs))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y_NxO = dense.affine(x.reshape(-1, self.inputs), self.kernel, self.bias, self.policy)
+        return y_NxO.reshape(*x.shape[:-1], self.outputs)
+
+
+def _layer_norm(config: EncoderConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=jnp.float32)
+
+
+class Embeddings(nn.Module):
+    config: EncoderConfig
+
+    def setup(self) -> None:
+        c = self.config
+        init = nn.initializers.normal(0.02)
+        self.word_embeddings = nn.Embed(c.vocab_size, c.hidden_size, embedding_init=init)
+        self.position_embeddings = nn.Embed(c.position_rows, c.hidden_size, embedding_init=init)
+        if c.type_vocab_size:
+            self.token_type_embeddings = nn.Embed(c.type_vocab_size, c.hidden_size, embedding_init=init)
+        self.LayerNorm = _layer_norm(c)
+        self.dropout = nn.Dropout(c.hidden_dropout)
+
+    def __call__(
+        self,
+        token_ids_RxL: Array,
+        position_ids_RxL: Array,
+        token_type_ids: Array | None,
+        word_embeddings_RxLxE: Array | None,
+        deterministic: bool,
+    ) -> jax.Array:
+        word = word_embeddings_RxLxE
+        if word is None or self.is_initializing():
+            word = self.word_embeddings(token_ids_RxL)
+        hidden = word + self.position_embeddings(position_ids_RxL + self.config.position_offset)
+        if self.config.type_vocab_size:
+            types = jnp.zeros((1, 1), jnp.int32) if token_type_ids is None else token_type_ids
+            hidden = hidden + self.token_type_embeddings(types)
+        return self.dropout(self.LayerNorm(hidden), deterministic=deterministic)
+
+
+class SelfAttention(nn.Module):
+    config: EncoderConfig
+    policy: dense.Policy
+
+    def setup(self) -> None:
+        size = self.config.hidden_size
+        self.query = Dense(size, size, self.policy)
+        self.key = Dense(size, size, self.policy)
+        self.value = Dense(size, size, self.policy)
+        self.dropout = nn.Dropout(self.config.attention_dropout)
+
+    def __call__(self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, deterministic: bool) -> jax.Array:
+        c = self.config
+        shape = (*hidden_RxLxE.shape[:2], c.num_heads, c.head_size)
+        query, key, value = (f(hidden_RxLxE).reshape(shape) for f in (self.query, self.key, self.value))
+        if deterministic or c.attention_dropout == 0.0:
+            context = jax.nn.dot_product_attention(query, key, value, mask=mask_RxLxL[:, None])
+        else:
+            scores_RxHxLxL = jnp.einsum("rqhd,rkhd->rhqk", query, key) / c.head_size**0.5
+            scores_RxHxLxL = jnp.where(mask_RxLxL[:, None], scores_RxHxLxL, jnp.finfo(jnp.float32).min)
+            weights_RxHxLxL = self.dropout(jax.nn.softmax(scores_RxHxLxL), deterministic=False)
+            context = jnp.einsum("rhqk,rkhd->rqhd", weights_RxHxLxL, value)
+        return context.reshape(hidden_RxLxE.shape)
+
+
+class Output(nn.Module):
+    """Dense, dropout, residual, LayerNorm: the end of both halves of a layer."""
+
+    config: EncoderConfig
+    inputs: int
+    policy: dense.Policy
+
+    def setup(self) -> None:
+        self.dense = Dense(self.inputs, self.config.hidden_size, self.policy)
+        self.LayerNorm = _layer_norm(self.config)
+        self.dropout = nn.Dropout(self.config.hidden_dropout)
+
+    def __call__(self, x: jax.Array, residual: jax.Array, deterministic: bool) -> jax.Array:
+        return self.LayerNorm(self.dropout(self.dense(x), deterministic=deterministic) + residual)
+
+
+class Attention(nn.Module):
+    config: EncoderConfig
+    policy: dense.Policy
+
+    def setup(self) -> None:
+        self.self = SelfAttention(self.config, self.policy)
+        self.output = Output(self.config, self.config.hidden_size, self.policy)
+
+    def __call__(self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, deterministic: bool) -> jax.Array:
+        context = self.self(hidden_RxLxE, mask_RxLxL, deterministic)
+        return self.output(context, hidden_RxLxE, deterministic)
+
+
+class Intermediate(nn.Module):
+    config: EncoderConfig
+    policy: dense.Policy
+
+    def setup(self) -> None:
+        self.dense = Dense(self.config.hidden_size, self.config.intermediate_size, self.policy)
+
+    def __call__(self, hidden_RxLxE: jax.Array) -> jax.Array:
+        return dense.ACTIVATIONS[activation_name(self.config)](self.dense(hidden_RxLxE))
+
+
+class Layer(nn.Module):
+    config: EncoderConfig
+    policy: dense.Policy
+
+    def setup(self) -> None:
+        self.attention = Attention(self.config, self.policy)
+        self.intermediate = Intermediate(self.config, self.policy)
+        self.output = Output(self.config, self.config.intermediate_size, self.policy)
+
+    def __call__(self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, deterministic: bool) -> jax.Array:
+        hidden = self.attention(hidden_RxLxE, mask_RxLxL, deterministic)
+        return self.output(self.intermediate(hidden), hidden, deterministic)
+
+
+class LayerStack(nn.Module):
+    """The layers under the names "0", "1", ...: `encoder/layer/<i>` in the tree."""
+
+    config: EncoderConfig
+    policy: dense.Policy
+
+    def setup(self) -> None:
+        self.layers = [Layer(self.config, self.policy, name=str(i)) for i in range(self.config.num_layers)]
+
+    def __call__(
+        self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, first: int, last: int, deterministic: bool
+    ) -> jax.Array:
+        for layer in self.layers[first:last]:
+            hidden_RxLxE = layer(hidden_RxLxE, mask_RxLxL, deterministic)
+        return hidden_RxLxE
+
+
+class Stack(nn.Module):
+    config: EncoderConfig
+    policy: dense.Policy
+
+    def setup(self) -> None:
+        self.layer = LayerStack(self.config, self.policy)
+
+    def __call__(self, *args: Any) -> jax.Array:
+        return self.layer(*args)
+
+
+class Pooler(nn.Module):
+    config: EncoderConfig
+    policy: dense.Policy
+
+    def setup(self) -> None:
+        self.dense = Dense(self.config.hidden_size, self.config.hidden_size, self.policy)
+
+    def __call__(self, first_NxE: jax.Array) -> jax.Array:
+        return jnp.tanh(self.dense(first_NxE))
+
+
+class Bert(nn.Module):
+    """The encoder: int32 ids [R, L] to float32 hidden states [R, L, E].
+
+    `segment_ids` are integers; 0 is padding, and a token attends only to tokens of its row with the same segment id.
+    The one rule serves padded rows (all ones, then zeros) and packed rows (1, 1, 2, 2, 2, 0, 0). Hidden states of
+    padding are finite and mean nothing. A segment must not be longer than `config.max_positions`.
+    Training passes `deterministic=False` and `rngs={"dropout": key}`.
+    """
+
+    config: EncoderConfig
+    policy: dense.Policy = "float32"
+
+    def setup(self) -> None:
+        self.embeddings = Embeddings(self.config)
+        self.encoder = Stack(self.config, self.policy)
+        if self.config.has_pooler:
+            self.pooler = Pooler(self.config, self.policy)
+
+    def __call__(
+        self,
+        token_ids_RxL: Array,
+        segment_ids_RxL: Array,
+        position_ids_RxL: Array | None = None,
+        *,
+        token_type_ids: Array | None = None,
+        word_embeddings_RxLxE: Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Hidden states of the last layer. Positions restart at each segment unless given.
+
+        `word_embeddings_RxLxE` replaces the look-up in the word table, so that a caller who gathered the rows itself
+        can differentiate with respect to them.
+        """
+        hidden = self.embed(
+            token_ids_RxL,
+            segment_ids_RxL,
+            position_ids_RxL,
+            token_type_ids=token_type_ids,
+            word_embeddings_RxLxE=word_embeddings_RxLxE,
+            deterministic=deterministic,
+        )
+        hidden = self.run_layers(hidden, segment_ids_RxL, deterministic=deterministic)
+        if self.is_initializing() and self.config.has_pooler:
+            self.pool(hidden[:, 0])
+        return hidden
+
+    def embed(
+        self,
+        token_ids_RxL: Array,
+        segment_ids_RxL: Array,
+        position_ids_RxL: Array | None = None,
+        *,
+        token_type_ids: Array | None = None,
+        word_embeddings_RxLxE: Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """What enters the first layer: word, position and type embeddings, summed and normalised."""
+        if position_ids_RxL is None:
+            position_ids_RxL = restarting_positions(segment_ids_RxL)
+        return self.embeddings(token_ids_RxL, position_ids_RxL, token_type_ids, word_embeddings_RxLxE, deterministic)
+
+    def run_layers(
+        self,
+        hidden_RxLxE: jax.Array,
+        segment_ids_RxL: Array,
+        first: int = 0,
+        last: int | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Layers `first` (included) to `last` (excluded; None = to the end) on hidden states that enter `first`."""
+        mask_RxLxL = segment_ids_RxL[:, :, None] == segment_ids_RxL[:, None, :]
+        return self.encoder(hidden_RxLxE, mask_RxLxL, first, last, deterministic)
+
+    def pool(self, first_NxE: jax.Array) -> jax.Array:
+        """The checkpoint's pooler, tanh(W h + b), on the hidden states of first tokens [N, E]."""
+        return self.pooler(first_NxE)
+
+
+def restarting_positions(segment_ids_RxL: Array) -> jax.Array:
+    """Position of each token inside its segment, int32 [R, L]: [5, 5, 7, 7, 7, 0] gives [0, 1, 0, 1, 2, 0]."""
+    segments = jnp.asarray(segment_ids_RxL)
+    index_L = jnp.arange(segments.shape[1], dtype=jnp.int32)[None, :]
+    starts = jnp.concatenate(
+        [jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1
+    )
+    return index_L - jax.lax.cummax(jnp.where(starts, index_L, 0), axis=1)
+
+
+def initialise(config: EncoderConfig, key: jax.Array) -> PyTree:
+    """Fresh parameters: normal(0, 0.02) kernels and tables, zero biases. The tree of every loaded checkpoint."""
+    ids = jnp.zeros((1, 1), jnp.int32)
+    return Bert(config).init(key, ids, ids + 1)["params"]
