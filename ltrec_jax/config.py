@@ -1,0 +1,253 @@
+"""The settings of one experiment: frozen dataclasses, to and from TOML and dict, validated field by field.
+
+No file and no command line is read here: the caller hands in text or a dict.
+"""
+
+import dataclasses
+import math
+import tomllib
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from typing_extensions import Doc
+
+from ltrec_jax.errors import UserError, unknown_name
+
+Precision = Literal["float32", "bfloat16"]
+ParallelMode = Literal["auto", "jit", "pmap", "shard_map"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which data, cut how, and the text of an item."""
+
+    dataset: Annotated[str, Doc("name of a known dataset, or a dataset directory")] = "movielens-100k"
+    split: Annotated[str, Doc("rule: official, random, leave_last_out, temporal, cold_items, cold_users")] = "official"
+    fold: Annotated[str, Doc("fold of the official split")] = "u1"
+    test: Annotated[float, Doc("share held out for the test, where the rule needs one")] = 0.2
+    validation: Annotated[float, Doc("share of the training part held out to choose on")] = 0.1
+    template: Annotated[str, Doc("item text from its columns, as '{title} ({year})'; empty: the dataset's own")] = ""
+    max_length: Annotated[int, Doc("tokens per text; longer ones are cut and counted")] = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderSection:
+    """The pretrained text encoder."""
+
+    name: Annotated[str, Doc("registry name, local directory or hub id")] = "all-MiniLM-L6-v2"
+    precision: Annotated[Precision, Doc("operands of the matmuls; sums and master weights stay float32")] = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The two-tower head: score(u, i) = mu + b_u + b_i + <p_u, q_i>, q_i = W x_i + gate(n_i) v_i."""
+
+    embedding_dim: Annotated[int, Doc("width D of user and item vectors")] = 64
+    gate_count: Annotated[float, Doc("c of the gate n / (n + c): interactions until behaviour weighs half")] = 10.0
+    embedding_dropout: Annotated[float, Doc("share of the D products p_u * q_i dropped in training")] = 0.7
+    user_l2: Annotated[float, Doc("lambda of |p_u|^2, added to every pair's squared error")] = 0.05
+    item_l2: Annotated[float, Doc("lambda of |v_i|^2, likewise")] = 0.05
+    bias_l2: Annotated[float, Doc("lambda of b_u^2 and of the item's bias residual, likewise")] = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Fine-tuning by gradient."""
+
+    trainable: Annotated[str, Doc("part of the encoder that learns: all, top:N, bias (BitFit), none")] = "all"
+    head_epochs: Annotated[int, Doc("epochs before that on the head alone, over frozen text vectors")] = 15
+    epochs: Annotated[int, Doc("epochs at most with the encoder; early stopping may end before")] = 8
+    patience: Annotated[int, Doc("stop after this many evaluations without a better validation RMSE; 0: never")] = 3
+    batch_items: Annotated[int, Doc("item slots per global batch; each text is encoded once")] = 128
+    pairs_per_item: Annotated[int, Doc("at most this many ratings of an item ride on one encoding")] = 64
+    row_length: Annotated[int, Doc("tokens per packed row")] = 64
+    learning_rate: Annotated[float, Doc("peak for the encoder")] = 5e-5
+    head_learning_rate: Annotated[float, Doc("peak for projection and text bias")] = 0.01
+    table_learning_rate: Annotated[float, Doc("peak for user and item rows")] = 0.01
+    weight_decay: Annotated[float, Doc("decoupled, on the encoder's and the head's kernels")] = 0.01
+    warmup: Annotated[float, Doc("share of the steps in which the rate rises linearly; a cosine to 0 follows")] = 0.1
+    clip_norm: Annotated[float, Doc("global norm of the dense gradient is clipped to this; 0: never")] = 1.0
+    encoder_dropout: Annotated[bool, Doc("use the encoder's own dropout rates in training")] = False
+    parallel: Annotated[ParallelMode, Doc("auto: pmap on several local devices, else jit")] = "auto"
+    log_every: Annotated[int, Doc("steps between two rows of metrics.jsonl")] = 10
+    checkpoints: Annotated[int, Doc("finished checkpoints kept beside the best one")] = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What the report measures."""
+
+    cutoffs: Annotated[tuple[int, ...], Doc("k of the ranking metrics")] = (10, 20)
+    positive_rating: Annotated[float, Doc("ratings from here on are relevant; 0: the dataset's own")] = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment. Every field has a default: the quickstart's."""
+
+    seed: Annotated[int, Doc("the one source of randomness")] = 0
+    refit: Annotated[bool, Doc("after choosing the epoch on validation, train again on train + validation")] = False
+    data: DataConfig = DataConfig()
+    encoder: EncoderSection = EncoderSection()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+_T = TypeVar("_T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as nested plain values (tuples become lists)."""
+    return {
+        key: to_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        for key, value in ((f.name, getattr(config, f.name)) for f in dataclasses.fields(config))
+    }
+
+
+def from_dict(values: Mapping[str, Any], kind: type[_T] = Config, where: str = "") -> _T:  # type: ignore[assignment]
+    """A config from nested plain values; missing fields take defaults, unknown ones and wrong types are named."""
+    fields = field_types(kind)
+    arguments = {}
+    for key, value in values.items():
+        name = f"{where}{key}"
+        if key not in fields:
+            raise unknown_name("setting", name, [f"{where}{known}" for known in fields])
+        arguments[key] = _coerce(value, fields[key], name)
+    return kind(**arguments)
+
+
+def from_toml(text: str, source: str = "configuration") -> Config:
+    """A config from TOML text; `source` names the file in error messages."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{source} is not valid TOML: {error}.") from error
+    return from_dict(values)
+
+
+def to_toml(config: Config) -> str:
+    """TOML text with every field's explanation as a comment; `from_toml` gives the same config back."""
+    top, tables = [], []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            lines = [f"\n# {(value.__doc__ or '').strip()}", f"[{field.name}]"]
+            lines += [_toml_line(type(value), f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+            tables += lines
+        else:
+            top.append(_toml_line(type(config), field.name, value))
+    return "\n".join(top + tables) + "\n"
+
+
+def field_types(kind: type) -> dict[str, Any]:
+    """Field name -> type (without its documentation) of a config dataclass."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """Field name -> one-line documentation of a config dataclass."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        name: next((note.documentation for note in get_args(hint) if isinstance(note, Doc)), "")
+        for name, hint in hints.items()
+    }
+
+
+def _toml_line(kind: type, name: str, value: Any) -> str:
+    shown = f"{name} = {_toml_value(value)}"
+    return f"{shown:<34}# {field_docs(kind)[name]}"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        return f'"{escaped}"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    return repr(value)
+
+
+def _coerce(value: Any, kind: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise UserError(f"Setting {name} is a table of settings, not {value!r}.")
+        return from_dict(value, kind, where=f"{name}.")  # type: ignore[arg-type]
+    origin = get_origin(kind)
+    if origin is Literal:
+        if value not in get_args(kind):
+            raise unknown_name(name, str(value), [str(v) for v in get_args(kind)])
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"Setting {name} is a list, not {value!r}.")
+        return tuple(_coerce(v, get_args(kind)[0], f"{name}[{n}]") for n, v in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, types.GenericAlias) or type(value) is not kind:
+        raise UserError(f"Setting {name} must be of type {kind.__name__}, not {value!r}.")
+    return value
+
+
+def _check(config: Config) -> None:
+    data, model, train = config.data, config.model, config.train
+    positive = {
+        "data.max_length": data.max_length,
+        "model.embedding_dim": model.embedding_dim,
+        "train.batch_items": train.batch_items,
+        "train.pairs_per_item": train.pairs_per_item,
+        "train.row_length": train.row_length,
+        "train.log_every": train.log_every,
+        "train.checkpoints": train.checkpoints,
+    }
+    for name, number in positive.items():
+        if number < 1:
+            raise UserError(f"Setting {name} must be at least 1, not {number}.")
+    shares = {
+        "data.test": data.test,
+        "data.validation": data.validation,
+        "model.embedding_dropout": model.embedding_dropout,
+        "train.warmup": train.warmup,
+    }
+    for name, share in shares.items():
+        if not 0.0 <= share < 1.0:
+            raise UserError(f"Setting {name} must be at least 0 and below 1, not {share}.")
+    amounts = {
+        "model.gate_count": model.gate_count,
+        "model.user_l2": model.user_l2,
+        "model.item_l2": model.item_l2,
+        "model.bias_l2": model.bias_l2,
+        "train.head_epochs": train.head_epochs,
+        "train.epochs": train.epochs,
+        "train.patience": train.patience,
+        "train.learning_rate": train.learning_rate,
+        "train.head_learning_rate": train.head_learning_rate,
+        "train.table_learning_rate": train.table_learning_rate,
+        "train.weight_decay": train.weight_decay,
+        "train.clip_norm": train.clip_norm,
+    }
+    for name, amount in amounts.items():
+        if not (math.isfinite(amount) and amount >= 0):
+            raise UserError(f"Setting {name} must be a finite number of at least 0, not {amount}.")
+    if train.row_length < data.max_length:
+        raise UserError(
+            f"Setting train.row_length ({train.row_length}) must hold a whole text: at least data.max_length "
+            f"({data.max_length})."
+        )
+    if train.trainable not in ("all", "bias", "none") and not (
+        train.trainable.startswith("top:") and train.trainable[4:].isdecimal() and int(train.trainable[4:]) > 0
+    ):
+        raise UserError(
+            f"Setting train.trainable must be all, bias, none or top:N with N > 0, not {train.trainable!r}."
+        )
+    if not config.evaluation.cutoffs or min(config.evaluation.cutoffs) < 1:
+        raise UserError(
+            f"Setting evaluation.cutoffs must be a list of numbers above 0, not {config.evaluation.cutoffs}."
+        )

@@ -1,0 +1,68 @@
+"""score(u, i) = mu + b_u + b_i + <p_u, q_i>: pure functions, and the recommender over finished vectors.
+
+    q_i = anchor_i + g_i v_i        b_i = text_bias_i + g_i c_i
+
+Rows of the tables hold vector and bias side by side, [.., D + 1], so that one gather and one update serve both.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ltrec_jax.types import Array
+
+
+def item_vectors(anchor_KxD: Array, text_bias_K: Array, rows: Array, gate_K: Array) -> tuple[jax.Array, jax.Array]:
+    """(q_KxD, b_K) from the text part and the gated residual rows [K, D + 1]. Shapes are checked, not broadcast."""
+    if rows.shape != (anchor_KxD.shape[0], anchor_KxD.shape[1] + 1) or gate_K.shape != text_bias_K.shape:
+        raise ValueError(f"shapes do not match: anchor {anchor_KxD.shape}, rows {rows.shape}, gate {gate_K.shape}")
+    gated = gate_K[:, None] * rows
+    return anchor_KxD + gated[:, :-1], text_bias_K + gated[:, -1]
+
+
+def pair_scores(mu: Array, user_rows: Array, q_PxD: Array, b_P: Array, keep_PxD: Array | None = None) -> jax.Array:
+    """Scores of P pairs, float32 [P].
+
+    `user_rows` [P, D + 1] = [p_u | b_u]; `keep_PxD`, if given, multiplies the D products (dropout's scaled mask).
+    """
+    products = user_rows[:, :-1] * q_PxD
+    if keep_PxD is not None:
+        products = products * keep_PxD
+    return mu + user_rows[:, -1] + b_P + jnp.sum(products, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+    """Everything a score needs: mu, p [U, D], b_u [U], q [I, D], b_i [I], float32. A `Recommender`."""
+
+    mu: float
+    user_vectors: np.ndarray
+    user_biases: np.ndarray
+    item_vectors: np.ndarray
+    item_biases: np.ndarray
+
+    def score(self, users_B: np.ndarray) -> jax.Array:
+        """Scores of all items for a block of users, float32 [B, I]."""
+        users_B = np.asarray(users_B)
+        return _score_block(
+            jnp.float32(self.mu),
+            self.user_vectors[users_B],
+            self.user_biases[users_B],
+            self.item_vectors,
+            self.item_biases,
+        )
+
+    def score_pairs(self, users_P: np.ndarray, items_P: np.ndarray) -> np.ndarray:
+        """Scores of single pairs, float32 [P]."""
+        users_P, items_P = np.asarray(users_P), np.asarray(items_P)
+        if users_P.shape != items_P.shape:
+            raise ValueError(f"shapes differ: users {users_P.shape}, items {items_P.shape}")
+        products = np.einsum("pd,pd->p", self.user_vectors[users_P], self.item_vectors[items_P])
+        return (self.mu + self.user_biases[users_P] + self.item_biases[items_P] + products).astype(np.float32)
+
+
+@jax.jit
+def _score_block(mu: Array, p_BxD: Array, b_B: Array, q_IxD: Array, b_I: Array) -> jax.Array:
+    return mu + b_B[:, None] + b_I[None, :] + p_BxD @ q_IxD.T

@@ -1,0 +1,246 @@
+"""Batches that encode each text once: a pure function of (seed, epoch, step), with static shapes.
+
+A batch holds K item slots, the packed tokens of their texts, and P rating pairs that point at slots. The unit drawn
+without replacement is (item, chunk of at most R of its pairs): every pair comes once per epoch, and an epoch encodes
+sum_i ceil(n_i / R) texts. There is no iterator state: a resumed run asks for the next step and gets the same bytes.
+
+Out of scope: what the model does with a batch, and where it is placed (`parallel`).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from ltrec_jax.data.dataset import Interactions
+from ltrec_jax.text import packing
+from ltrec_jax.text.store import TokenStore
+
+# Units of capacity grow by these factors: a rare batch that does not fit takes the next one and compiles once more.
+_RUNGS = (1.0, 1.125, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+_PRIMES = np.array(
+    [2147483647, 2147483629, 2147483587, 2147483579, 2147483563, 2147483549, 2147483543, 2147483497], np.int64
+)
+_SAMPLED_STEPS = 64
+
+
+class Batch(NamedTuple):
+    """One global batch; every array has a leading device axis. K, P, R and L are per device.
+
+    item int32[K] (number of items = padding), gate float32[K], pair_user int32[P] (number of users = padding),
+    pair_item int32[P] (slot 0..K-1), target float32[P], weight float32[P] (0 = padding), and the packed texts
+    token_ids, token_slot (K = padding), token_position int32[R, L], or None where no text is encoded.
+    """
+
+    item: np.ndarray
+    gate: np.ndarray
+    pair_user: np.ndarray
+    pair_item: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    token_ids: np.ndarray | None
+    token_slot: np.ndarray | None
+    token_position: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Units:
+    """The units of one global batch: items, and the pairs of each (row numbers into the item-sorted interactions)."""
+
+    item: np.ndarray
+    size: np.ndarray
+    pairs: np.ndarray
+
+
+class BatchSource:
+    """Batches of one training set. Building it sorts the interactions by item once; a batch then costs O(its size)."""
+
+    def __init__(
+        self,
+        train: Interactions,
+        *,
+        num_users: int,
+        num_items: int,
+        gate_I: np.ndarray,
+        tokens: TokenStore | None,
+        batch_items: int,
+        pairs_per_item: int,
+        row_length: int,
+        pad_id: int = 0,
+        devices: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if len(train) == 0:
+            raise ValueError("the training part of the split is empty")
+        order = np.argsort(train.item, kind="stable")
+        self._user, self._rating = train.user[order], train.rating[order]
+        counts = np.bincount(train.item, minlength=num_items)
+        self._start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._items = np.flatnonzero(counts).astype(np.int32)
+        self._chunks = -(-counts[self._items] // pairs_per_item)
+        self._gate, self._tokens = gate_I, tokens
+        self._num_users, self._num_items = num_users, num_items
+        self._pairs_per_item, self._row_length, self._pad_id = pairs_per_item, row_length, pad_id
+        self.devices, self.seed = devices, seed
+        self.units_per_epoch = int(self._chunks.sum())
+        self.pairs_per_epoch = len(train)
+        self.steps_per_epoch = -(-self.units_per_epoch // batch_items)
+        slots = -(-self.units_per_epoch // self.steps_per_epoch)
+        self._slots = -(-slots // devices)
+        self._pair_capacity, self._row_capacity = self._measure()
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens encoded in one epoch: each unit's text once."""
+        if self._tokens is None:
+            return 0
+        return int((self._tokens.lengths[self._items].astype(np.int64) * self._chunks).sum())
+
+    def units(self, epoch: int, step: int) -> Units:
+        """The units of a global batch, the same on any number of devices.
+
+        Items are shuffled per epoch, their chunks laid end to end and dealt to the batches like cards, so that chunks
+        of one item fall into different batches (while no item has more chunks than an epoch has steps). Inside an item
+        the pairs are permuted by j -> (a j + b) mod n with a prime a above n: a bijection that needs no memory.
+        """
+        if not 0 <= step < self.steps_per_epoch:
+            raise ValueError(f"step {step} is outside an epoch of {self.steps_per_epoch} steps")
+        order, offsets, deal = self._epoch(epoch)
+        position = np.arange(deal[step], self.units_per_epoch, self.steps_per_epoch)
+        rank = np.searchsorted(offsets, position, side="right") - 1
+        item = self._items[order[rank]]
+        chunk = position - offsets[rank]
+        start, total = self._start[item], self._start[item + 1] - self._start[item]
+        first = chunk * self._pairs_per_item
+        size = np.minimum(total - first, self._pairs_per_item)
+        owner = np.repeat(np.arange(len(item)), size)
+        within = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size) + first[owner]
+        multiplier, shift = self._permutation(epoch, item)
+        pairs = start[owner] + (within * multiplier[owner] + shift[owner]) % total[owner]
+        return Units(item, size, pairs)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """The global batch of a step, sliced for the devices: unit j goes to device j mod D."""
+        units = self.units(epoch, step)
+        owner = np.repeat(np.arange(len(units.item)), units.size)
+        parts = [np.flatnonzero(np.arange(len(units.item)) % self.devices == d) for d in range(self.devices)]
+        pair_parts = [np.flatnonzero(owner % self.devices == d) for d in range(self.devices)]
+        pair_capacity = _rung(self._pair_capacity, max(len(p) for p in pair_parts))
+        packed = [self._pack(units.item[part]) for part in parts]
+        row_capacity = _rung(self._row_capacity, max(rows for _, _, rows in packed)) if self._tokens is not None else 0
+        slices = [
+            self._slice(units, part, pairs, owner, layout, pair_capacity, row_capacity)
+            for part, pairs, layout in zip(parts, pair_parts, packed, strict=True)
+        ]
+        return Batch(*(None if arrays[0] is None else np.stack(arrays) for arrays in zip(*slices, strict=True)))
+
+    def _slice(
+        self,
+        units: Units,
+        part: np.ndarray,
+        pairs: np.ndarray,
+        owner: np.ndarray,
+        layout: tuple[np.ndarray, np.ndarray, int],
+        pair_capacity: int,
+        row_capacity: int,
+    ) -> Batch:
+        rows = units.pairs[pairs]
+        items = _padded(units.item[part], self._slots, self._num_items)
+        gate = _padded(self._gate[units.item[part]].astype(np.float32), self._slots, 0.0)
+        token_ids = token_slot = token_position = None
+        if self._tokens is not None:
+            row, start, _ = layout
+            token_ids, token_slot, token_position = packing.fill(
+                self._tokens, units.item[part], row, start, row_capacity, self._row_length, self._pad_id
+            )
+            token_slot = np.where(token_slot == len(part), self._slots, token_slot).astype(np.int32)
+        return Batch(
+            item=items,
+            gate=gate,
+            pair_user=_padded(self._user[rows], pair_capacity, self._num_users),
+            pair_item=_padded((owner[pairs] // self.devices).astype(np.int32), pair_capacity, 0),
+            target=_padded(self._rating[rows], pair_capacity, 0.0),
+            weight=_padded(np.ones(len(rows), np.float32), pair_capacity, 0.0),
+            token_ids=token_ids,
+            token_slot=token_slot,
+            token_position=token_position,
+        )
+
+    def _pack(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+        if self._tokens is None:
+            return np.zeros(0, np.int32), np.zeros(0, np.int32), 0
+        row, start = packing.pack(self._tokens.lengths[items], self._row_length)
+        return row, start, int(row.max(initial=-1)) + 1
+
+    def _permutation(self, epoch: int, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        draw = _mix(np.uint64(self.seed), np.uint64(epoch), item.astype(np.uint64))
+        total = self._start[item + 1] - self._start[item]
+        # A prime above the count is coprime to it, so the map is a bijection.
+        multiplier = _PRIMES[(draw % np.uint64(len(_PRIMES))).astype(np.int64)] % total
+        shift = ((draw >> np.uint64(8)) % total.astype(np.uint64)).astype(np.int64)
+        return multiplier, shift
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a source lives as long as its run
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        generator = np.random.default_rng([self.seed, 0xBA7C4, epoch])
+        order = generator.permutation(len(self._items))
+        chunks = self._chunks[order]
+        return order, np.cumsum(chunks) - chunks, generator.permutation(self.steps_per_epoch)
+
+    def _measure(self) -> tuple[int, int]:
+        """Capacities per device for pairs and token rows that nearly every batch fits, from the first epoch."""
+        steps = np.unique(np.linspace(0, self.steps_per_epoch - 1, _SAMPLED_STEPS).astype(int))
+        pairs, rows = 1, 1
+        for step in steps:
+            units = self.units(0, int(step))
+            for device in range(self.devices):
+                part = slice(device, None, self.devices)
+                pairs = max(pairs, int(units.size[part].sum()))
+                rows = max(rows, self._pack(units.item[part])[2])
+        spread = 1.05 if self.steps_per_epoch > 1 else 1.0
+        return -(-int(pairs * spread) // 64) * 64, int(np.ceil(rows * spread))
+
+
+def prefetch(
+    source: BatchSource, first: int, last: int, place: Callable[[Batch], Batch]
+) -> Iterator[tuple[int, Batch]]:
+    """(global step, placed batch) for steps `first` .. `last` - 1; the next one is built and sent while one is used."""
+
+    def produce(step: int) -> Batch:
+        epoch, within = divmod(step, source.steps_per_epoch)
+        return place(source.batch(epoch, within))
+
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        upcoming = pool.submit(produce, first) if first < last else None
+        for step in range(first, last):
+            assert upcoming is not None
+            batch = upcoming.result()
+            upcoming = pool.submit(produce, step + 1) if step + 1 < last else None
+            yield step, batch
+
+
+def _rung(base: int, needed: int) -> int:
+    for factor in _RUNGS:
+        if (capacity := int(np.ceil(base * factor))) >= needed:
+            return capacity
+    raise ValueError(f"a batch needs {needed} where {base} was foreseen")
+
+
+def _padded(values: np.ndarray, length: int, fill: float) -> np.ndarray:
+    out = np.full(length, fill, values.dtype)
+    out[: len(values)] = values
+    return out
+
+
+def _mix(*words: np.ndarray | np.uint64) -> np.ndarray:
+    """A 64-bit hash of words, element by element (the finaliser of SplitMix64; Steele, Lea & Flood, 2014)."""
+    state = np.asarray(np.uint64(0x9E3779B97F4A7C15))
+    with np.errstate(over="ignore"):
+        for word in words:
+            state = (state ^ word) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return state

@@ -1,0 +1,104 @@
+"""Checkpoints of a training run: orbax behind one file. Asynchronous, atomic, nothing unpickled.
+
+Kept: the newest few and the one with the best validation error. A save that is cut short is never a checkpoint.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from ltrec_jax import storage
+from ltrec_jax.errors import UserError
+from ltrec_jax.types import PyTree
+
+_NO_METRIC = 1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint read back: the step it was saved at, the state, and the notes saved with it."""
+
+    step: int
+    state: PyTree
+    notes: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints under one directory. Use as a context manager: leaving it waits for pending saves."""
+
+    def __init__(self, directory: Path, *, keep: int) -> None:
+        # Absl's logger reports every save at INFO; a person follows the progress bar instead.
+        logging.getLogger("absl").setLevel(logging.WARNING)
+        self.directory = Path(directory).absolute()
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(keep),
+                checkpoint_managers.BestN(get_metric_fn=lambda metrics: metrics["error"], reverse=True, n=1),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+        with storage.disk_errors(self.directory):
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with storage.disk_errors(self.directory):
+            self._manager.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, ascending."""
+        return sorted(self._manager.all_steps(read=True))
+
+    def save(self, step: int, state: PyTree, notes: Mapping[str, Any], *, error: float | None = None) -> None:
+        """Start saving; returns as soon as the arrays are copied. `error` (lower is better) marks an evaluated step."""
+        with storage.disk_errors(self.directory):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes))),
+                metrics={"error": _NO_METRIC if error is None else error},
+                force=True,
+            )
+
+    def wait(self) -> None:
+        """Return when all saves are on disk."""
+        with storage.disk_errors(self.directory):
+            self._manager.wait_until_finished()
+
+    def restore(self, like: PyTree, step: int | None = None) -> Restored | None:
+        """The checkpoint of a step (default: the newest), placed like the arrays of `like`; None if there is none.
+
+        A damaged checkpoint, or one of another model, is a `UserError` that names its directory and what to do.
+        """
+        self.wait()
+        found = self.steps
+        if step is None and not found:
+            return None
+        step = found[-1] if step is None else step
+        if step not in found:
+            raise UserError(f"{self.directory} has no checkpoint of step {step}; it has {found or 'none'}.")
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            read = self._manager.restore(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardRestore(target), notes=ocp.args.JsonRestore()),
+            )
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            others = [s for s in found if s != step]
+            raise UserError(
+                f"The checkpoint {self.directory / str(step)} is damaged or belongs to another model ({reason}). "
+                f"Remove that directory to go on from {f'step {others[-1]}' if others else 'the start'}."
+            ) from error
+        return Restored(step, read["state"], read["notes"])

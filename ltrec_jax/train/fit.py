@@ -1,0 +1,118 @@
+"""Fine-tuning from end to end: a split and a config in, a run directory and its deployable bundle out."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+
+from ltrec_jax import config as configuration
+from ltrec_jax import storage
+from ltrec_jax.bundle import Bundle, save_vectors
+from ltrec_jax.config import Config
+from ltrec_jax.data import columns
+from ltrec_jax.data.dataset import Split
+from ltrec_jax.data.history import history
+from ltrec_jax.errors import UserError
+from ltrec_jax.train import phases
+from ltrec_jax.train.checkpoint import Checkpoints
+from ltrec_jax.train.loop import Outcome
+from ltrec_jax.train.phases import ENCODER, HEAD, Prepared
+from ltrec_jax.train.problem import Problem, load_problem
+from ltrec_jax.train.tracking import JsonLines
+from ltrec_jax.types import MetricWriter
+
+FROZEN_TEXT = "frozen_text.safetensors"
+"""In a run directory: the vectors after the head phase, before the encoder learnt anything."""
+
+
+def fit(split: Split, config: Config | None = None, out: Path | None = None, *, resume: bool = False) -> Bundle:
+    """Fine-tune on the split's training part, choose epochs on its validation part, return the bundle.
+
+    With `out` the run directory is kept: `config.toml`, `metrics.jsonl`, `checkpoints/`, `bundle/` and the frozen-text
+    vectors. `resume` goes on from its newest checkpoints and ends with the same bits as an uninterrupted run; a
+    directory made with another configuration is refused. With `config.refit`, what validation chose is trained once
+    more on training and validation together.
+    """
+    config = config or Config()
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="ltrec-") as temporary:
+            return fit(split, config, Path(temporary) / "run")
+    out = Path(out)
+    _open_run(out, config, resume=resume)
+    problem = load_problem(split, config)
+    train = config.train
+    epochs = {HEAD: train.head_epochs, ENCODER: 0 if train.trainable == "none" else train.epochs}
+    with contextlib.closing(JsonLines(out / "metrics.jsonl")) as writer:
+        finished = _train(problem, epochs, train.patience, out / "checkpoints" / "choose", writer)
+        if config.refit and len(split.validation_rows):
+            chosen = {name: outcome.epoch for name, (_, outcome) in finished.items()}
+            problem = problem.on(split.with_validation_in_train())
+            finished = _train(problem, chosen, 0, out / "checkpoints" / "refit", writer)
+    if HEAD in finished and ENCODER in finished:
+        prepared, outcome = finished[HEAD]
+        save_vectors(phases.finished_vectors(problem, prepared, outcome.state), out / FROZEN_TEXT)
+    bundle = _bundle(problem, *list(finished.values())[-1])
+    bundle.save(out / "bundle", replace=True)
+    return bundle
+
+
+def load_run_config(run: Path) -> Config:
+    """The configuration a run directory was made with; anything else than a run directory is a `UserError`."""
+    path = Path(run) / "config.toml"
+    if not path.is_file():
+        raise UserError(f"{run} is not a run directory: it has no config.toml. `ltrec train --out {run}` makes one.")
+    return configuration.from_toml(path.read_text(encoding="utf-8"), str(path))
+
+
+def _open_run(out: Path, config: Config, *, resume: bool) -> None:
+    if not resume:
+        if out.exists() and any(out.iterdir()):
+            raise UserError(f"{out} is not empty. Choose another directory with --out, or go on in it with --resume.")
+        storage.write_text(out / "config.toml", configuration.to_toml(config))
+    elif load_run_config(out) != config:
+        raise UserError(f"{out} was started with another configuration (see its config.toml); it cannot be resumed.")
+
+
+def _train(
+    problem: Problem, epochs: dict[str, int], patience: int, checkpoints: Path, writer: MetricWriter
+) -> dict[str, tuple[Prepared, Outcome]]:
+    """Run the phases that have epochs, in order. Each starts from the outcome of the one before."""
+    finished: dict[str, tuple[Prepared, Outcome]] = {}
+    if epochs.get(HEAD) or not epochs.get(ENCODER):
+        prepared = phases.prepare_head(problem, epochs.get(HEAD, 0), patience=patience)
+        with Checkpoints(checkpoints / HEAD, keep=problem.config.train.checkpoints) as kept:
+            finished[HEAD] = prepared, phases.run(problem, prepared, kept, writer)
+    if epochs.get(ENCODER):
+        start = finished[HEAD][1].state if HEAD in finished else None
+        prepared = phases.prepare_encoder(problem, epochs[ENCODER], patience=patience, start=start)
+        with Checkpoints(checkpoints / ENCODER, keep=problem.config.train.checkpoints) as kept:
+            finished[ENCODER] = prepared, phases.run(problem, prepared, kept, writer)
+    return finished
+
+
+def _bundle(problem: Problem, prepared: Prepared, outcome: Outcome) -> Bundle:
+    dataset, train = problem.dataset, problem.split.train
+    params = jax.tree.map(np.asarray, phases.parameters(problem, outcome.state))
+    scale = dataset.info.get("scale") or [float(train.rating.min()), float(train.rating.max())]
+    items: pd.DataFrame = dataset.items.assign(**{columns.TEXT: problem.texts})
+    return Bundle(
+        config=problem.config,
+        about={
+            "dataset": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "split": problem.split.name,
+            "scale": scale,
+            "positive_rating": dataset.info.get("positive_rating", scale[1]),
+        },
+        vectors=phases.finished_vectors(problem, prepared, outcome.state),
+        users=dataset.users[[columns.USER_ID]],
+        items=items,
+        history=history(train, dataset.num_users),
+        counts=problem.popularity.counts,
+        group=problem.popularity.group,
+        encoder=problem.encoder.with_params(params["encoder"]),
+        head=params["head"],
+    )

@@ -1,0 +1,235 @@
+"""The host loop of one phase: steps, progress, evaluation, early stopping, checkpoints, clean interruption, NaN stop.
+
+It knows neither model nor data: it is given a compiled step, a batch source and an `evaluate` function.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from ltrec_jax.errors import UserError
+from ltrec_jax.parallel import Parallel
+from ltrec_jax.train.batches import BatchSource, prefetch
+from ltrec_jax.train.checkpoint import Checkpoints
+from ltrec_jax.train.state import TrainState
+from ltrec_jax.types import MetricWriter
+
+Step = Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+Evaluate = Callable[[TrainState], float]
+
+
+class StoppedError(UserError):
+    """The run was asked to stop (SIGINT, SIGTERM); its state is saved and it can be resumed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One stretch of training: how long, how often evaluated (once per epoch), when given up."""
+
+    name: str
+    epochs: int
+    patience: int
+    log_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The chosen state, its epoch (counted from 1) and validation error (None without validation), and why it ended."""
+
+    state: TrainState
+    epoch: int
+    error: float | None
+    reason: str
+
+
+@dataclasses.dataclass
+class _Best:
+    """What early stopping remembers; saved as the notes of every checkpoint."""
+
+    step: int = 0
+    error: float = math.inf
+    worse: int = 0
+
+    def see(self, step: int, error: float) -> None:
+        if error < self.error:
+            self.step, self.error, self.worse = step, error, 0
+        else:
+            self.worse += 1
+
+
+def run_phase(
+    phase: Phase,
+    state: TrainState,
+    *,
+    step: Step,
+    source: BatchSource,
+    parallel: Parallel,
+    key: jax.Array,
+    evaluate: Evaluate | None,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+) -> Outcome:
+    """Train for `phase.epochs`, resuming from the newest checkpoint if there is one, and return the best state.
+
+    Same seed and devices: the same bits, resumed or not. Without `evaluate` the last state is the outcome. Raises
+    `StoppedError` after saving on SIGINT or SIGTERM, and `UserError` when the loss is no longer finite, naming the step
+    and the last good checkpoint.
+    """
+    best, start = _Best(), 0
+    if (restored := checkpoints.restore(state)) is not None:
+        state, start = restored.state, restored.step
+        best = _Best(**restored.notes["best"]) if restored.notes["best"]["step"] else _Best()
+    per_epoch = source.steps_per_epoch
+    total = phase.epochs * per_epoch
+    reason = "all epochs done"
+    meter = _Meter(phase, source, writer, start)
+    with _stop_signals() as stop, contextlib.closing(meter):
+        for number, batch in prefetch(source, start, total, parallel.shard):
+            if phase.patience and best.worse >= phase.patience:
+                reason = f"no better validation error in {best.worse} evaluations"
+                break
+            state, metrics = step(state, batch, key)
+            done = number + 1
+            meter.add(done, batch, metrics)
+            if done % phase.log_every == 0 or done % per_epoch == 0:
+                _refuse_nan(meter.flush(), phase, done, checkpoints)
+            error = None
+            if done % per_epoch == 0:
+                if evaluate is not None:
+                    error = evaluate(state)
+                    best.see(done, error)
+                    meter.evaluated(done, error)
+                checkpoints.save(done, state, {"best": _plain(best)}, error=error)
+            if stop.asked:
+                if done % per_epoch:
+                    checkpoints.save(done, state, {"best": _plain(best)})
+                checkpoints.wait()
+                raise StoppedError(
+                    f"Stopped on {stop.asked} at step {done} of {total} ({phase.name}); everything is saved. "
+                    "Run the same command with --resume to go on."
+                )
+    if evaluate is None or not best.step:
+        return Outcome(state, phase.epochs, None, reason)
+    if best.step != int(state.step):
+        chosen = checkpoints.restore(state, best.step)
+        assert chosen is not None
+        state = chosen.state
+    return Outcome(state, best.step // per_epoch, best.error, reason)
+
+
+def _plain(best: _Best) -> dict[str, Any]:
+    # Strict JSON has no infinity; step 0 says that nothing has been evaluated yet.
+    return dataclasses.asdict(best) | {"error": best.error if math.isfinite(best.error) else None}
+
+
+def _refuse_nan(row: dict[str, float], phase: Phase, step: int, checkpoints: Checkpoints) -> None:
+    if math.isfinite(row["train_rmse"]) and math.isfinite(row["gradient_norm"]):
+        return
+    checkpoints.wait()
+    kept = checkpoints.steps
+    good = (
+        f"the last good checkpoint is {checkpoints.directory / str(kept[-1])}" if kept else "no checkpoint exists yet"
+    )
+    raise UserError(
+        f"The loss is no longer finite at step {step} ({phase.name}); {good}. Lower the learning rates "
+        "(train.learning_rate, train.head_learning_rate, train.table_learning_rate) or set train.clip_norm."
+    )
+
+
+class _Meter:
+    """Progress bar and metric rows. Device values are fetched once per row, so that steps overlap."""
+
+    def __init__(self, phase: Phase, source: BatchSource, writer: MetricWriter, start: int) -> None:
+        self._phase, self._source, self._writer = phase, source, writer
+        self._pending: list[dict[str, jax.Array]] = []
+        self._texts = self._tokens = self._slots = 0
+        self._bar = tqdm(
+            total=phase.epochs * source.steps_per_epoch,
+            initial=start,
+            desc=f"{phase.name:>8}",
+            unit="step",
+            file=sys.stderr,
+            mininterval=0.5,
+            dynamic_ncols=True,
+        )
+        self._validation = ""
+        self._since = time.perf_counter()
+        self._row: dict[str, float] = {}
+
+    def add(self, step: int, batch: Any, metrics: dict[str, jax.Array]) -> None:
+        self._pending.append(metrics)
+        if batch.token_ids is not None:
+            self._slots += batch.token_ids.size
+        self._step = step
+
+    def flush(self) -> dict[str, float]:
+        fetched = jax.device_get(self._pending)
+        seconds = time.perf_counter() - self._since
+        pairs = float(sum(m["weight"] for m in fetched))
+        steps = len(fetched)
+        tokens = self._source.tokens_per_epoch / self._source.steps_per_epoch * steps
+        texts = self._source.units_per_epoch / self._source.steps_per_epoch * steps if tokens else 0.0
+        row: dict[str, Any] = {
+            "phase": self._phase.name,
+            "epoch": self._step / self._source.steps_per_epoch,
+            "train_rmse": math.sqrt(max(float(sum(m["squared_error"] for m in fetched)), 0.0) / max(pairs, 1e-12)),
+            "gradient_norm": float(fetched[-1]["gradient_norm"]),
+            "pairs_seen": round(pairs),
+            "tokens_encoded": round(tokens),
+            "padding": 1 - tokens / self._slots if self._slots else 0.0,
+            "seconds": seconds,
+        }
+        if any(not math.isfinite(float(m["squared_error"])) for m in fetched):
+            row["train_rmse"] = math.nan
+        self._writer.write(self._step, row)
+        note = f"rmse {row['train_rmse']:.4f}{self._validation}, {pairs / seconds:,.0f} pairs/s"
+        if tokens:
+            note += f", {texts / seconds:,.0f} texts/s, {tokens / seconds:,.0f} tokens/s, padding {row['padding']:.0%}"
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(steps)
+        self._pending, self._slots = [], 0
+        self._since = time.perf_counter()
+        return row
+
+    def evaluated(self, step: int, error: float) -> None:
+        self._validation = f" (validation {error:.4f})"
+        epoch = step / self._source.steps_per_epoch
+        self._writer.write(step, {"phase": self._phase.name, "epoch": epoch, "validation_rmse": error})
+        self._since = time.perf_counter()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+@dataclasses.dataclass
+class _Stop:
+    asked: str = ""
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Turn SIGINT and SIGTERM into a request that the loop honours after the current step. Main thread only."""
+    stop = _Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.asked = signal.Signals(number).name
+
+    previous: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Raises ValueError outside the main thread, where Python delivers no signals: nothing to restore then.
+            with contextlib.suppress(ValueError):
+                previous[number] = signal.signal(number, ask)
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,239 @@
+"""The two phases of gradient training, each as an initial state, a compiled step and a way to finished vectors.
+
+*head*: projection, biases and tables learn on frozen text vectors (seconds per epoch). *encoder*: the texts are encoded
+anew in every batch and the encoder learns with them. What the head phase reaches is the frozen-text model: the control
+that shows what fine-tuning the encoder adds.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ltrec_jax.encoder import catalogue, pooling
+from ltrec_jax.encoder.bert import Bert
+from ltrec_jax.model import two_tower
+from ltrec_jax.model.head import Head
+from ltrec_jax.model.two_tower import Vectors
+from ltrec_jax.objectives.squared_error import squared_error
+from ltrec_jax.train import sparse_table
+from ltrec_jax.train.batches import Batch, BatchSource
+from ltrec_jax.train.checkpoint import Checkpoints
+from ltrec_jax.train.loop import Evaluate, Outcome, Phase, Step, run_phase
+from ltrec_jax.train.optimizer import make_optimizer, warmup_cosine
+from ltrec_jax.train.problem import Problem
+from ltrec_jax.train.state import (
+    WORDS,
+    TrainState,
+    full_params,
+    merge,
+    own_copy,
+    partition,
+    trainable_rule,
+    without,
+)
+from ltrec_jax.train.step import PooledTexts, make_train_step
+from ltrec_jax.types import Array, MetricWriter, PyTree
+
+HEAD, ENCODER = "head", "encoder"
+USER_SCALE = 0.03
+"""Standard deviation of a fresh user vector. Item residuals start at 0: an item not yet seen is its text."""
+_STREAMS = {"parameters": 0, "users": 1, HEAD: 2, ENCODER: 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A phase ready to run: its state, its step, its batches, and pooled vectors of any items under a state."""
+
+    phase: Phase
+    state: TrainState
+    step: Step
+    source: BatchSource
+    pooled: Callable[[TrainState, np.ndarray], Array]
+
+
+def stream(problem: Problem, name: str) -> jax.Array:
+    """The key of a named random stream of this run."""
+    return jax.random.fold_in(jax.random.key(problem.config.seed), _STREAMS[name])
+
+
+def prepare_head(problem: Problem, epochs: int, *, patience: int) -> Prepared:
+    """The phase over frozen text vectors: nothing is encoded, a batch gathers rows of the features table."""
+    params = {"head": _fresh_head(problem), "features": jnp.asarray(problem.features_IxE)}
+    source = problem.batches(with_texts=False)
+
+    def pooled(params: PyTree, batch: Batch, words: Array | None, key: jax.Array) -> jax.Array:
+        return jnp.take(params["features"], batch.item, axis=0, mode="fill", fill_value=0.0)
+
+    state, step = _state_and_step(problem, params, _fresh_tables(problem), pooled, source, epochs, trainable="none")
+    return Prepared(
+        Phase(HEAD, epochs, patience, problem.config.train.log_every),
+        state,
+        step,
+        source,
+        lambda state, items: problem.features_IxE[items],
+    )
+
+
+def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: TrainState | None) -> Prepared:
+    """The phase that encodes the texts of each batch; head and tables go on from `start`, or begin fresh."""
+    train, encoder = problem.config.train, problem.encoder
+    if start is None:
+        head, tables = _fresh_head(problem), _fresh_tables(problem)
+    else:
+        head = merge(start.trainable, without(start.frozen, ("features",)))["head"]
+        tables = start.tables
+    encoder_params: PyTree = jax.tree.map(jnp.asarray, encoder.params)
+    if train.trainable == "all":
+        table = encoder_params["embeddings"]["word_embeddings"]["embedding"]
+        tables = {**tables, "words": sparse_table.make_table(table)}
+        encoder_params = without({"encoder": encoder_params}, WORDS)["encoder"]
+    source = problem.batches(with_texts=True)
+    state, step = _state_and_step(
+        problem,
+        {"head": head, "encoder": encoder_params},
+        tables,
+        _encode_slots(problem),
+        source,
+        epochs,
+        trainable=train.trainable,
+    )
+
+    def pooled(state: TrainState, items: np.ndarray) -> Array:
+        params = full_params(state)["encoder"]
+        current = dataclasses.replace(encoder, params=params)
+        return catalogue.encode_catalogue(
+            current, problem.tokens.take(items), policy=problem.config.encoder.precision, progress=False
+        )
+
+    return Prepared(Phase(ENCODER, epochs, patience, train.log_every), state, step, source, pooled)
+
+
+def run(problem: Problem, prepared: Prepared, checkpoints: Checkpoints, writer: MetricWriter) -> Outcome:
+    """Run a prepared phase on the problem's devices, with early stopping where the split has validation rows."""
+    return run_phase(
+        prepared.phase,
+        prepared.state,
+        step=prepared.step,
+        source=prepared.source,
+        parallel=problem.spread,
+        key=problem.spread.replicate(stream(problem, prepared.phase.name)),
+        evaluate=_validation_rmse(problem, prepared) if len(problem.split.validation_rows) else None,
+        checkpoints=checkpoints,
+        writer=writer,
+    )
+
+
+def finished_vectors(problem: Problem, prepared: Prepared, state: TrainState) -> Vectors:
+    """Vectors and biases of all users and items under a state. A user without training events has zeros."""
+    q, b = _items(problem, prepared, state, np.arange(problem.dataset.num_items))
+    rows = np.asarray(state.tables["users"].values)
+    seen = np.bincount(problem.split.train.user, minlength=len(rows))[:, None] > 0
+    rows = np.where(seen, rows, 0.0).astype(np.float32)
+    return Vectors(_mu(state), rows[:, :-1], rows[:, -1], q, b)
+
+
+def parameters(problem: Problem, state: TrainState) -> PyTree:
+    """{"encoder": ..., "head": ...} under a state of either phase."""
+    params = full_params(state)
+    return {"head": params["head"], "encoder": params.get("encoder", problem.encoder.params)}
+
+
+def _items(problem: Problem, prepared: Prepared, state: TrainState, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    head = merge(state.trainable, state.frozen)["head"]
+    anchor, text_bias = Head(problem.config.model.embedding_dim).apply({"params": head}, prepared.pooled(state, items))
+    rows = sparse_table.gather(state.tables["items"], items)
+    q, b = two_tower.item_vectors(anchor, text_bias, rows, problem.gate_I[items])
+    return np.asarray(q), np.asarray(b)
+
+
+def _validation_rmse(problem: Problem, prepared: Prepared) -> Evaluate:
+    events = problem.split.validation
+    items, slot = np.unique(events.item, return_inverse=True)
+
+    def rmse(state: TrainState) -> float:
+        q, b = _items(problem, prepared, state, items)
+        rows = np.asarray(sparse_table.gather(state.tables["users"], events.user))
+        scores = two_tower.pair_scores(_mu(state), rows, q[slot], b[slot])
+        return float(np.sqrt(np.mean((np.asarray(scores, np.float64) - events.rating) ** 2)))
+
+    return rmse
+
+
+def _state_and_step(
+    problem: Problem,
+    params: PyTree,
+    tables: dict[str, sparse_table.SparseTable],
+    pooled: PooledTexts,
+    source: BatchSource,
+    epochs: int,
+    *,
+    trainable: str,
+) -> tuple[TrainState, Step]:
+    train, model, spread = problem.config.train, problem.config.model, problem.spread
+    total = max(epochs * source.steps_per_epoch, 1)
+    optimizer = make_optimizer(train, total)
+    learning, frozen = partition(params, trainable_rule(trainable, problem.encoder.config.num_layers))
+    state = TrainState(
+        step=jnp.int32(0), trainable=learning, frozen=frozen, tables=tables, optimizer=optimizer.init(learning)
+    )
+    body = make_train_step(
+        pooled_texts=pooled,
+        head=Head(model.embedding_dim),
+        objective=squared_error,
+        optimizer=optimizer,
+        table_rates={
+            "users": train.table_learning_rate,
+            "items": train.table_learning_rate,
+            "words": train.learning_rate,
+        },
+        table_decay={"users": 0.0, "items": 0.0, "words": train.weight_decay},
+        schedule=warmup_cosine(total, train.warmup),
+        model=model,
+        axis=spread.axis,
+    )
+    # The step donates its state; the features and the loaded weights must outlive it.
+    return spread.replicate(own_copy(state)), spread.compile(body)
+
+
+def _encode_slots(problem: Problem) -> PooledTexts:
+    train, encoder = problem.config.train, problem.encoder
+    bert = Bert(encoder.config, problem.config.encoder.precision)
+
+    def pooled(params: PyTree, batch: Batch, words: Array | None, key: jax.Array) -> jax.Array:
+        slots = batch.item.shape[0]
+        segments = jnp.where(batch.token_slot < slots, batch.token_slot + 1, 0)
+        hidden = bert.apply(
+            {"params": params["encoder"]},
+            batch.token_ids,
+            segments,
+            batch.token_position,
+            word_embeddings_RxLxE=None if words is None else words.reshape(*batch.token_ids.shape, -1),
+            deterministic=not train.encoder_dropout,
+            rngs={"dropout": key} if train.encoder_dropout else None,
+        )
+        return catalogue.finish(encoder, pooling.pool(hidden, batch.token_slot, slots, encoder.pooling))
+
+    return pooled
+
+
+def _fresh_head(problem: Problem) -> dict[str, jax.Array]:
+    features = jnp.asarray(problem.features_IxE)
+    head = Head(problem.config.model.embedding_dim)
+    params = head.init(stream(problem, "parameters"), features[:1])["params"]
+    return {**params, "center": features.mean(axis=0), "mu": jnp.float32(problem.split.train.rating.mean())}
+
+
+def _fresh_tables(problem: Problem) -> dict[str, sparse_table.SparseTable]:
+    width = problem.config.model.embedding_dim + 1
+    users = USER_SCALE * jax.random.normal(stream(problem, "users"), (problem.dataset.num_users, width))
+    return {
+        "users": sparse_table.make_table(users.at[:, -1].set(0.0)),
+        "items": sparse_table.make_table(np.zeros((problem.dataset.num_items, width), np.float32)),
+    }
+
+
+def _mu(state: TrainState) -> float:
+    return float(merge(state.trainable, state.frozen)["head"]["mu"])

@@ -1,0 +1,85 @@
+"""What is learnt from: a split's arrays, its item texts as tokens, and the loaded encoder. Built once per fit."""
+
+import dataclasses
+
+import numpy as np
+
+from ltrec_jax import parallel, storage
+from ltrec_jax.config import Config
+from ltrec_jax.data.dataset import Dataset, Split
+from ltrec_jax.data.popularity import Popularity, popularity
+from ltrec_jax.encoder import catalogue
+from ltrec_jax.encoder.weights import Encoder, load_encoder
+from ltrec_jax.errors import UserError
+from ltrec_jax.model.head import popularity_gate
+from ltrec_jax.text import templates
+from ltrec_jax.text.store import TokenStore, build_store
+from ltrec_jax.text.tokenizer import load_tokenizer
+from ltrec_jax.train.batches import BatchSource
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Inputs of both phases. `features_IxE`: pooled vectors of every item text by the encoder as it was loaded."""
+
+    split: Split
+    config: Config
+    encoder: Encoder
+    texts: list[str]
+    tokens: TokenStore
+    features_IxE: np.ndarray
+    popularity: Popularity
+    gate_I: np.ndarray
+    spread: parallel.Parallel
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.split.dataset
+
+    def on(self, split: Split) -> "Problem":
+        """The same problem on other rows of the same dataset; counts and gates follow the new training part."""
+        counts = popularity(split.train.item, split.dataset.num_items)
+        gate = popularity_gate(counts.counts, self.config.model.gate_count)
+        return dataclasses.replace(self, split=split, popularity=counts, gate_I=gate)
+
+    def batches(self, *, with_texts: bool) -> BatchSource:
+        """The batch source of a phase: with packed texts to encode, or without where vectors are frozen."""
+        train = self.config.train
+        return BatchSource(
+            self.split.train,
+            num_users=self.dataset.num_users,
+            num_items=self.dataset.num_items,
+            gate_I=self.gate_I,
+            tokens=self.tokens if with_texts else None,
+            batch_items=train.batch_items,
+            pairs_per_item=train.pairs_per_item,
+            row_length=train.row_length,
+            pad_id=self.encoder.config.pad_token_id,
+            devices=self.spread.count,
+            seed=self.config.seed,
+        )
+
+
+def load_problem(split: Split, config: Config, *, spread: parallel.Parallel | None = None) -> Problem:
+    """Load the encoder, tokenise the item texts and encode each distinct one once. Empty training is refused."""
+    if len(split.train_rows) == 0:
+        raise UserError(f"The training part of the split {split.name!r} is empty.")
+    dataset = split.dataset
+    encoder = load_encoder(config.encoder.name)
+    template = config.data.template or str(dataset.info.get("template") or templates.default_template(dataset.items))
+    texts = templates.render(template, dataset.items)
+    tokenizer = load_tokenizer(encoder.directory, encoder.config.vocab_size)
+    length = min(config.data.max_length, encoder.max_length)
+    tokens = build_store(texts, tokenizer, length, cache=storage.cache_directory() / "tokens")
+    counts = popularity(split.train.item, dataset.num_items)
+    return Problem(
+        split=split,
+        config=config,
+        encoder=encoder,
+        texts=texts,
+        tokens=tokens,
+        features_IxE=catalogue.encode_catalogue(encoder, tokens, policy=config.encoder.precision),
+        popularity=counts,
+        gate_I=popularity_gate(counts.counts, config.model.gate_count),
+        spread=spread or parallel.choose(config.train.parallel),
+    )
