@@ -30,7 +30,7 @@ class Head(nn.Module):
             "projection", nn.initializers.normal(self.projection_scale), (hidden, self.embedding_dim)
         )
         bias_E = self.param("text_bias", nn.initializers.zeros, (hidden,))
-        z_KxE = pooled_KxE - center_E
+        z_KxE = pooled_KxE - center_E[None, :]
         # rsqrt of a floored square: the gradient of a norm at zero is NaN, and padding slots are zero.
         z_KxE = z_KxE * jax.lax.rsqrt(jnp.maximum(jnp.sum(z_KxE**2, axis=-1, keepdims=True), 1e-12))
         return z_KxE @ kernel_ExD, z_KxE @ bias_E
@@ -43,4 +43,5 @@ def popularity_gate(counts_I: np.ndarray, gate_count: float) -> np.ndarray:
     every seen item has g = 1.
     """
     counts_I = np.asarray(counts_I, np.float32)
-    return np.where(counts_I > 0, counts_I / (counts_I + np.float32(gate_count)), 0.0).astype(np.float32)
+    seen = counts_I > 0
+    return np.divide(counts_I, counts_I + np.float32(gate_count), out=np.zeros_like(counts_I), where=seen)

@@ -1,0 +1,1 @@
+"""Stage 5: what answers. It knows a bundle and nothing of how it was trained."""

@@ -1,0 +1,52 @@
+import dataclasses
+
+import pytest
+
+from ltrec_jax import config as configuration
+from ltrec_jax.config import Config, TrainConfig
+from ltrec_jax.errors import UserError
+
+
+def test_toml_round_trip_keeps_every_field():
+    changed = Config(seed=7, train=TrainConfig(epochs=3, learning_rate=1e-4, trainable="top:2"))
+    assert configuration.from_toml(configuration.to_toml(changed)) == changed
+
+
+def test_dict_round_trip():
+    assert configuration.from_dict(configuration.to_dict(Config())) == Config()
+
+
+def test_every_setting_is_documented_and_stands_in_the_toml():
+    text = configuration.to_toml(Config())
+    for section in [Config(), *(v for v in vars(Config()).values() if dataclasses.is_dataclass(v))]:
+        for name, doc in configuration.field_docs(type(section)).items():
+            if not dataclasses.is_dataclass(getattr(section, name)):
+                assert doc
+                assert f"\n{name} = " in "\n" + text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('seed = "a"', "seed must be of type int"),
+        ("[train]\nepoch = 3", "Did you mean 'train.epochs'"),
+        ('[train]\nparallel = "gpu"', "Available: auto, jit, pmap, shard_map"),
+        ("[data]\nvalidation = 1.5", "data.validation must be at least 0 and below 1"),
+        ("[data]\nvalidation = nan", "data.validation"),
+        ("[train]\nlearning_rate = inf", "train.learning_rate must be a finite number"),
+        ('[train]\ntrainable = "top:0"', "train.trainable must be"),
+        ("[data]\nmax_length = 100", "train.row_length"),
+        ("[evaluation]\ncutoffs = []", "evaluation.cutoffs"),
+        ("[evaluation]\ncutoffs = [true]", "evaluation.cutoffs"),
+        ("train = 3", "train is a table"),
+        ("x = [", "not valid TOML"),
+        ("[train]\nbatch_items = 0", "train.batch_items must be at least 1"),
+    ],
+)
+def test_bad_settings_are_named(text, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        configuration.from_toml(text)
+
+
+def test_an_integer_is_taken_where_a_float_is_meant():
+    assert configuration.from_toml("[model]\ngate_count = 5").model.gate_count == 5.0

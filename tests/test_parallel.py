@@ -1,0 +1,67 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ltrec_jax import parallel
+from ltrec_jax.errors import UserError
+
+MODES = ("pmap", "shard_map", "vmap")
+
+
+def gradient_body(axis):
+    """w <- w - mean over all rows of d/dw (w x - y)^2 / 2, as the training step does it: locally, then the mean."""
+
+    def body(state, batch, key):
+        x, y = batch
+        gradient = jax.grad(lambda w: jnp.mean((x @ w - y) ** 2) / 2)(state)
+        gradient = parallel.mean_over_devices(gradient, axis)
+        return state - gradient, {"norm": jnp.linalg.norm(gradient)}
+
+    return body
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_eight_devices_take_the_step_of_one(mode):
+    rng = np.random.default_rng(0)
+    x, y, w = rng.normal(size=(16, 3)), rng.normal(size=16), rng.normal(size=3)
+    x, y, w = (np.asarray(v, np.float32) for v in (x, y, w))
+    expected = w - (x.T @ (x @ w - y)) / 16
+    spread = parallel.choose(mode, count=8)
+    step = spread.compile(gradient_body(spread.axis), donate=False)
+    state, metrics = step(
+        spread.replicate(w), spread.shard((x.reshape(8, 2, 3), y.reshape(8, 2))), spread.replicate(jax.random.key(0))
+    )
+    np.testing.assert_allclose(state, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["norm"], np.linalg.norm(w - expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_devices_draw_different_random_numbers(mode):
+    spread = parallel.choose(mode, count=4)
+
+    def body(state, batch, key):
+        drawn = jax.random.uniform(parallel.device_key(key, spread.axis), (1,))
+        return state, parallel.gather_over_devices(drawn, spread.axis)
+
+    step = spread.compile(body, donate=False)
+    _, drawn = step(spread.replicate(jnp.zeros(1)), spread.shard(np.zeros((4, 1))), spread.replicate(jax.random.key(0)))
+    assert len(np.unique(drawn)) == 4
+
+
+def test_one_device_runs_under_jit_and_several_under_pmap():
+    assert parallel.choose("auto", count=1).mode == "jit"
+    assert parallel.choose("auto").mode == "pmap"
+    assert parallel.choose("auto").count == 8
+
+
+def test_more_devices_than_there_are_is_an_error():
+    with pytest.raises(UserError, match="JAX sees 8"):
+        parallel.choose("pmap", count=9)
+
+
+def test_hardware_names_what_decides_speed():
+    found = parallel.describe_hardware()
+    assert found["platform"] == "cpu"
+    assert found["jax"] == jax.__version__
+    assert found["processor"]
