@@ -1,0 +1,63 @@
+"""ltrec_jax: long-tail recommendation with large-language-model encoders, in JAX and Flax.
+
+    import ltrec_jax as lt
+
+    dataset = lt.load("movielens-100k")
+    split = lt.split(dataset, "official", fold="u1")
+    model = lt.fit(split, lt.Config())
+    print(lt.evaluate(model, split).table())
+    print(lt.recommend(model, "42", k=10))
+
+Names are imported when they are first used, so that `ltrec --help` does not wait for JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ltrec_jax.version import __version__
+
+if TYPE_CHECKING:
+    from ltrec_jax.bundle import Bundle as Bundle
+    from ltrec_jax.config import Config as Config
+    from ltrec_jax.data.dataset import Dataset as Dataset
+    from ltrec_jax.data.dataset import Interactions as Interactions
+    from ltrec_jax.data.dataset import Split as Split
+    from ltrec_jax.data.sources import available as available
+    from ltrec_jax.data.splits import make as split  # noqa: F401
+    from ltrec_jax.errors import UserError as UserError
+    from ltrec_jax.evaluate.report import Report as Report
+    from ltrec_jax.experiment import evaluate as evaluate
+    from ltrec_jax.experiment import load as load
+    from ltrec_jax.serve.service import Recommendation as Recommendation
+    from ltrec_jax.serve.service import recommend as recommend
+    from ltrec_jax.train.fit import fit as fit
+
+_HOMES = {
+    "Bundle": ("ltrec_jax.bundle", "Bundle"),
+    "Config": ("ltrec_jax.config", "Config"),
+    "Dataset": ("ltrec_jax.data.dataset", "Dataset"),
+    "Interactions": ("ltrec_jax.data.dataset", "Interactions"),
+    "Recommendation": ("ltrec_jax.serve.service", "Recommendation"),
+    "Report": ("ltrec_jax.evaluate.report", "Report"),
+    "Split": ("ltrec_jax.data.dataset", "Split"),
+    "UserError": ("ltrec_jax.errors", "UserError"),
+    "available": ("ltrec_jax.data.sources", "available"),
+    "evaluate": ("ltrec_jax.experiment", "evaluate"),
+    "fit": ("ltrec_jax.train.fit", "fit"),
+    "load": ("ltrec_jax.experiment", "load"),
+    "recommend": ("ltrec_jax.serve.service", "recommend"),
+    "split": ("ltrec_jax.data.splits", "make"),
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -12,6 +12,10 @@ class UserError(Exception):
     """Something the user can mend (a file, a name, a value, a full disk). The message names it and says how."""
 
 
+class StoppedError(UserError):
+    """The work was asked to stop (SIGINT, SIGTERM); what it had done is saved and it can be resumed."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not one of `known`: suggests the nearest one and lists them all."""
     names = sorted(known)

@@ -10,7 +10,7 @@ import numpy as np
 from ltrec_jax import topk
 from ltrec_jax.bundle import Bundle
 from ltrec_jax.data import columns
-from ltrec_jax.data.popularity import GROUP_NAMES
+from ltrec_jax.data.popularity import GROUPS
 from ltrec_jax.errors import UserError
 
 NEW = "new"
@@ -53,7 +53,7 @@ def recommend(bundle: Bundle, user_id: str, k: int = 10, *, reasons: int = 2) ->
             item_id=str(bundle.items[columns.ITEM_ID].iloc[item]),
             text=str(texts.iloc[item]),
             score=score,
-            group=NEW if bundle.counts[item] == 0 else GROUP_NAMES[int(bundle.group[item])],
+            group=NEW if bundle.counts[item] == 0 else GROUPS[int(bundle.group[item])],
             resembles=tuple(str(texts.iloc[like]) for like in likes),
         )
         for rank, ((item, score), likes) in enumerate(zip(found, nearest, strict=True), 1)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from ltrec_jax.errors import UserError
+from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.parallel import Parallel
 from ltrec_jax.train.batches import BatchSource, prefetch
 from ltrec_jax.train.checkpoint import Checkpoints
@@ -25,10 +25,6 @@ from ltrec_jax.types import MetricWriter
 
 Step = Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 Evaluate = Callable[[TrainState], float]
-
-
-class StoppedError(UserError):
-    """The run was asked to stop (SIGINT, SIGTERM); its state is saved and it can be resumed."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""One experiment as the command line and Python see it: open data, split, fit, evaluate against baselines, report."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ltrec_jax import config as configuration
+from ltrec_jax import parallel, storage
+from ltrec_jax.baselines import biases
+from ltrec_jax.bundle import Bundle, load_vectors
+from ltrec_jax.config import Config
+from ltrec_jax.data import sources, splits
+from ltrec_jax.data.dataset import Dataset, Split
+from ltrec_jax.data.popularity import popularity
+from ltrec_jax.errors import UserError
+from ltrec_jax.evaluate import report
+from ltrec_jax.evaluate.report import Report
+from ltrec_jax.serve.service import Recommendation, recommend
+from ltrec_jax.train.fit import FROZEN_TEXT, fit, load_run_config
+from ltrec_jax.train.tracking import read_rows
+from ltrec_jax.types import Recommender
+
+OURS, FROZEN, BIASES = "ltrec", "frozen text", "biases only"
+
+
+def load(name: str | os.PathLike[str]) -> Dataset:
+    """A dataset by the name of a known source (fetched and cached), or from a dataset directory."""
+    path = Path(name)
+    if path.is_dir() or len(path.parts) > 1:
+        return Dataset.load(path)
+    return sources.load(str(name))
+
+
+def split_of(dataset: Dataset, config: Config) -> Split:
+    """The split that a configuration asks for."""
+    data = config.data
+    options: dict[str, Any] = {"validation": data.validation, "seed": config.seed}
+    options |= {"fold": data.fold} if data.split == "official" else {"test": data.test}
+    return splits.make(dataset, data.split, **options)
+
+
+def train(config: Config, out: Path, *, resume: bool = False) -> Bundle:
+    """Fit the configured model on the configured data into a run directory."""
+    parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
+    parallel.warn_about_unused_accelerator()
+    return fit(split_of(load(config.data.dataset), config), config, out, resume=resume)
+
+
+def open_run(run: Path) -> tuple[Config, Bundle]:
+    """Configuration and bundle of a finished run."""
+    run = Path(run)
+    config = load_run_config(run)
+    if not (run / "bundle").is_dir():
+        raise UserError(f"{run} has no bundle: its training has not finished. Go on with `ltrec train --resume`.")
+    return config, Bundle.load(run / "bundle")
+
+
+def evaluate(models: Recommender | Mapping[str, Recommender], split: Split, config: Config | None = None) -> Report:
+    """Score one model, or several by name, on the split's test part, beside biases fitted on the same training part.
+
+    The first model is the report's primary: every other one is compared with it.
+    """
+    config = config or Config()
+    named = dict(models) if isinstance(models, Mapping) else {OURS: models}
+    training, dataset = split.train, split.dataset
+    counts = popularity(training.item, dataset.num_items)
+    return report.evaluate(
+        {**named, BIASES: biases.fit(training, dataset.num_users, dataset.num_items)},
+        split,
+        counts.masks(),
+        counts.counts,
+        primary=next(iter(named)),
+        ks=config.evaluation.cutoffs,
+        positive_rating=config.evaluation.positive_rating or dataset.info.get("positive_rating") or 0.0,
+        seed=config.seed,
+    )
+
+
+def evaluate_run(run: Path) -> tuple[Report, list[Recommendation]]:
+    """Evaluate a finished run on its test part, once, and write `report.json` and `report.html` into it.
+
+    Beside the model stand the frozen-text model of the same run and biases only, all trained on the same rows. Also
+    returned: ten recommendations for one user, which the page shows.
+    """
+    run = Path(run)
+    config, bundle = open_run(run)
+    split = split_of(load(config.data.dataset), config)
+    if config.refit:
+        split = split.with_validation_in_train()
+    models: dict[str, Recommender] = {OURS: bundle}
+    if (run / FROZEN_TEXT).is_file():
+        models[FROZEN] = load_vectors(run / FROZEN_TEXT)
+    found = evaluate(models, split, config)
+    user = example_user(bundle)
+    examples = recommend(bundle, user, 10)
+    report.write_report(
+        found,
+        run,
+        curve=read_rows(run / "metrics.jsonl"),
+        examples={user: examples},
+        settings=configuration.to_dict(config),
+        hardware=parallel.describe_hardware(),
+    )
+    return found, examples
+
+
+def example_user(bundle: Bundle) -> str:
+    """The user shown as an example: the one with the median number of training events, lowest id first."""
+    counts = bundle.history.counts
+    order = counts.argsort(kind="stable")
+    order = order[counts[order] > 0]
+    return str(bundle.users["user_id"].iloc[int(order[len(order) // 2])])

@@ -1,0 +1,122 @@
+"""The house rules on imports (DESIGN: one direction), read from the source, not from what happens to be loaded."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ltrec_jax"
+# Rooms from the ground up. A room imports rooms of lower rows, of its own row only where that row says so.
+ROWS = [
+    {"version", "errors"},
+    {"types", "config", "storage", "parallel", "topk"},
+    {"data"},
+    {"text"},
+    {"encoder"},
+    {"model", "objectives"},
+    {"solve"},
+    {"baselines", "bundle"},
+    {"evaluate"},
+    {"train"},
+    {"serve"},
+    {"experiment"},
+    {"quickstart", "cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(ROWS) for room in rooms}
+# Beyond the row order: the evaluator sees scores and data, the service never sees a trainer, an objective knows no model.
+ONLY = {
+    "evaluate": {"errors", "types", "storage", "topk", "data", "version"},
+    "objectives": {"errors", "types"},
+}
+NEVER = {"serve": {"train"}}
+SAME_ROW = {("storage", "types"), ("parallel", "types"), ("topk", "types"), ("cli", "quickstart")}
+HEAVY_AND_OPTIONAL = {"torch", "huggingface_hub", "faiss", "wandb", "tensorboardX", "pyspark", "fastapi", "implicit"}
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py" or p.parent != PACKAGE)
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path: Path) -> list[tuple[str, str, bool]]:
+    """(module, name, at top level) of every import in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = set(map(id, tree.body))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, "", id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found += [(node.module or "", alias.name, id(node) in top) for alias in node.names]
+    return found
+
+
+def inner_rooms(path: Path) -> set[str]:
+    """Rooms of the package that a file imports."""
+    rooms = set()
+    for module, name, _ in imports(path):
+        if module == "ltrec_jax":
+            rooms.add(name)
+        elif module.startswith("ltrec_jax."):
+            rooms.add(module.split(".")[1])
+    return rooms
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    here = room(path)
+    assert here in LEVEL, f"{here} has no row: add it to ROWS where its imports allow"
+    for other in inner_rooms(path) - {here}:
+        assert other in LEVEL, f"{path.name} imports the package root or an unknown room: {other!r}"
+        below = LEVEL[other] < LEVEL[here]
+        beside = (here, other) in SAME_ROW
+        assert below or beside, f"{here} imports {other}, which stands on the same row or above it"
+    assert inner_rooms(path) - {here} <= ONLY.get(here, set(LEVEL))
+    assert not inner_rooms(path) & NEVER.get(here, set())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_star_no_root_no_heavy_optional_import_at_the_top(path):
+    for module, name, top in imports(path):
+        assert name != "*"
+        assert not (module == "ltrec_jax" and name == "")
+        if top:
+            assert module.split(".")[0] not in HEAVY_AND_OPTIONAL, f"{path.name} imports {module} at the top"
+
+
+def test_no_cycle_between_modules():
+    modules = {".".join(("ltrec_jax", *p.relative_to(PACKAGE).with_suffix("").parts)): p for p in FILES}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+
+    def targets(path):
+        for module, name, top in imports(path):
+            if top and module.startswith("ltrec_jax"):
+                full = f"{module}.{name}"
+                yield full if full in modules else module
+
+    graph = {name: {t for t in targets(path) if t in modules and t != name} for name, path in modules.items()}
+    done: set[str] = set()
+
+    def visit(name, trail):
+        assert name not in trail, f"import cycle: {' -> '.join([*trail, name])}"
+        if name not in done:
+            for target in graph[name]:
+                visit(target, [*trail, name])
+            done.add(name)
+
+    for name in graph:
+        visit(name, [])
+
+
+def test_no_room_is_called_utils():
+    assert not [p for p in PACKAGE.rglob("*") if "util" in p.stem.lower()]
+
+
+def test_nothing_unpickles():
+    for path in FILES:
+        for module, name, _ in imports(path):
+            assert module.split(".")[0] not in {"pickle", "cloudpickle", "dill", "joblib", "shelve"}, path
+            assert name not in {"pickle"}, path
