@@ -267,9 +267,7 @@ def restarting_positions(segment_ids_RxL: Array) -> jax.Array:
     """Position of each token inside its segment, int32 [R, L]: [5, 5, 7, 7, 7, 0] gives [0, 1, 0, 1, 2, 0]."""
     segments = jnp.asarray(segment_ids_RxL)
     index_L = jnp.arange(segments.shape[1], dtype=jnp.int32)[None, :]
-    starts = jnp.concatenate(
-        [jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1
-    )
+    starts = jnp.concatenate([jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
     return index_L - jax.lax.cummax(jnp.where(starts, index_L, 0), axis=1)
 
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from ltrec_jax.types import PyTree
+
 Policy = Literal["float32", "bfloat16"]
 POLICIES: tuple[Policy, ...] = ("float32", "bfloat16")
 
@@ -22,6 +24,15 @@ _BOTH_FIRST = (((0,), (0,)), ((), ()))  # [N, I] x [N, O]
 def operand(x: jax.Array, policy: Policy) -> jax.Array:
     """The array as the policy's product takes it."""
     return x.astype(jnp.bfloat16) if policy == "bfloat16" else x
+
+
+def prepare(params: PyTree, policy: Policy) -> PyTree:
+    """Parameters with every kernel stored as the policy's operand: for inference, so that no call casts them again."""
+
+    def convert(path: tuple, leaf: jax.Array) -> jax.Array:
+        return operand(leaf, policy) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(convert, params)
 
 
 def _product(left: jax.Array, right: jax.Array, dimensions: tuple, policy: Policy) -> jax.Array:

@@ -1,0 +1,126 @@
+"""Encoders from and to disk: a directory's configuration, weights and pooling as one value, strictly checked.
+
+Formats, single or sharded, with or without heads: `model.safetensors` (PyTorch's names, old or new) and
+`flax_model.msgpack`. Pickles are refused. Out of scope: tokenizing (`text`), downloading (`registry`).
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import flax.serialization
+import jax
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from ltrec_jax import storage
+from ltrec_jax.encoder import files, names
+from ltrec_jax.encoder.config import EncoderConfig
+from ltrec_jax.encoder.layout import read_layout, write_layout
+from ltrec_jax.encoder.pooling import Pooling
+from ltrec_jax.encoder.registry import resolve
+from ltrec_jax.errors import UserError
+from ltrec_jax.types import PyTree
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A text encoder ready to run: `Bert(encoder.config, policy).apply({"params": encoder.params}, ...)`.
+
+    `directory` holds the tokenizer. `pooling` and `normalize` say how hidden states become a text's vector,
+    `max_length` how many tokens of a text are read, `prompts` what goes before a text by purpose ("query: ").
+    `fingerprint` identifies configuration, parameters and pooling, in whatever format they were stored.
+    """
+
+    name: str
+    config: EncoderConfig
+    params: PyTree
+    directory: Path
+    pooling: Pooling
+    normalize: bool
+    max_length: int
+    fingerprint: str
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def with_params(self, params: PyTree) -> Self:
+        """The same encoder with other parameters (fetched to the host as float32) and their fingerprint."""
+        host = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float32), params)
+        fingerprint = _fingerprint(self.config, host, self.pooling, self.normalize)
+        return dataclasses.replace(self, params=host, fingerprint=fingerprint)
+
+
+def load_encoder(name_or_path: str | Path) -> Encoder:
+    """Load an encoder from a local directory, by its registry name, or from the hub ("organisation/name").
+
+    Parameters are float32 numpy arrays. Everything wrong with the files is a `UserError`: all missing, unused and
+    wrongly shaped arrays at once, a truncated file by name, a pickle with the way to convert it.
+    """
+    directory = resolve(str(name_or_path))
+    layout = read_layout(directory)
+    source = layout.transformer
+    if not (source / "config.json").is_file():
+        raise UserError(f"{source} is not an encoder's directory: it has no config.json.")
+    raw = storage.read_json(source / "config.json")
+    config = EncoderConfig.from_dict(raw, source=str(source / "config.json"))
+    kind, paths = files.find_weights(source)
+    tensors = files.read_tensors(kind, paths)
+    config = dataclasses.replace(config, has_pooler=names.has_pooler(tensors, config))
+    params = names.to_tree(tensors, config, kind, ", ".join(str(path) for path in paths))
+    return Encoder(
+        name=str(name_or_path),
+        config=config,
+        params=params,
+        directory=source,
+        pooling=layout.pooling,
+        normalize=layout.normalize,
+        max_length=min(layout.max_length or config.max_positions, config.max_positions),
+        fingerprint=_fingerprint(config, params, layout.pooling, layout.normalize),
+        prompts=layout.prompts,
+    )
+
+
+def export_weights(
+    encoder: Encoder,
+    directory: Path,
+    *,
+    formats: Sequence[files.Format] = ("safetensors", "flax"),
+    replace: bool = False,
+) -> None:
+    """Write a directory that `transformers`, sentence-transformers and `load_encoder` read, whole or not at all.
+
+    `model.safetensors` has PyTorch's names, `flax_model.msgpack` those of the Flax classes of transformers 4; config,
+    tokenizer and pooling lie beside them. An existing directory is a `UserError` unless `replace`.
+    """
+    with storage.new_directory(Path(directory), replace=replace) as target:
+        storage.write_json(target / "config.json", encoder.config.to_dict())
+        if "safetensors" in formats:
+            tensors = names.from_tree(encoder.params, encoder.config, "safetensors")
+            # transformers refuses files that do not say which framework's layout they have.
+            safetensors.numpy.save_file(tensors, target / files.FILE_NAMES["safetensors"], {"format": "pt"})
+        if "flax" in formats:
+            tree = unflatten_dict(names.from_tree(encoder.params, encoder.config, "flax"), sep=".")
+            (target / files.FILE_NAMES["flax"]).write_bytes(flax.serialization.msgpack_serialize(tree))
+        for name in _TOKENIZER_FILES:
+            if (encoder.directory / name).is_file():
+                shutil.copyfile(encoder.directory / name, target / name)
+        write_layout(target, encoder.config, encoder.pooling, encoder.normalize, encoder.max_length, encoder.prompts)
+
+
+def _fingerprint(config: EncoderConfig, params: PyTree, pooling: Pooling, normalize: bool) -> str:
+    flat = flatten_dict(params, sep="/")
+    arrays = [part for path in sorted(flat) for part in (path, flat[path])]
+    return storage.content_hash(dataclasses.asdict(config), pooling, normalize, *arrays)
