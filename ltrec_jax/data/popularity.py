@@ -91,3 +91,57 @@ def power_law_exponent(counts_I: np.ndarray, minimum: int = 6) -> float:
     if len(x_n) == 0:
         return 0.0
     return float(1.0 + len(x_n) / np.log(x_n / (minimum - 0.5)).sum())
+
+
+def popularity_propensity(counts_I: np.ndarray, exponent: float | None = None, floor: float = 1e-3) -> np.ndarray:
+    """Relative probability that an interaction with item i is observed: float64[I] in [floor, 1].
+
+    p_i = max(floor, (n_i / max n)^e). Without `exponent`, e = (gamma + 1) / 2: Yang et al., "Unbiased offline
+    recommender evaluation for missing-not-at-random implicit feedback" (RecSys 2018), where an item is shown with
+    probability ~ n_i^gamma and then taken with probability ~ its true popularity. gamma is fitted as the
+    `power_law_exponent` of the training counts. Such exponents are large (above 1) and meant for evaluation; training
+    weights want gentler ones, given by `exponent`. Without interactions every item has p = 1.
+    """
+    if not 0.0 < floor <= 1.0:
+        raise ValueError(f"floor must lie in (0, 1], not {floor}")
+    most = counts_I.max(initial=0)
+    if most == 0:
+        return np.ones(len(counts_I))
+    if exponent is None:
+        exponent = (power_law_exponent(counts_I) + 1.0) / 2.0
+    scaled: np.ndarray = np.maximum(floor, (counts_I / most) ** exponent)
+    return scaled
+
+
+@dataclasses.dataclass(frozen=True)
+class RatingPropensity:
+    """Probability that a rating of each value is observed: ascending `values_V` and `propensity_V`, float64[V]."""
+
+    values_V: np.ndarray
+    propensity_V: np.ndarray
+
+    def of(self, ratings_N: np.ndarray) -> np.ndarray:
+        """The propensity of each rating, float64[N]; a value that was not there when it was fitted is `ValueError`."""
+        position = np.minimum(np.searchsorted(self.values_V, ratings_N), len(self.values_V) - 1)
+        if not np.array_equal(self.values_V[position], ratings_N):
+            raise ValueError("a rating has a value that the propensities were not fitted on")
+        return self.propensity_V[position]
+
+
+def naive_bayes_propensity(
+    ratings_N: np.ndarray, random_ratings_M: np.ndarray, num_users: int, num_items: int
+) -> RatingPropensity:
+    """Propensity by rating value from a second sample of M ratings that is missing at random.
+
+    P(O=1 | Y=r) = P(Y=r | O=1) P(O=1) / P(Y=r), at most 1, with P(Y=r | O=1) counted on the N training ratings,
+    P(O=1) = N / (U I), and P(Y=r) counted on the random sample with one count added to every value: Schnabel et al.,
+    "Recommendations as Treatments" (ICML 2016), section 5; the added count is ours, against division by zero. Empty
+    ratings or an empty sample are `ValueError`: there is nothing to estimate from.
+    """
+    if len(ratings_N) == 0 or len(random_ratings_M) == 0:
+        raise ValueError("naive Bayes propensities need training ratings and a missing-at-random sample")
+    values_V = np.union1d(ratings_N, random_ratings_M)
+    observed_V = np.bincount(np.searchsorted(values_V, ratings_N), minlength=len(values_V)) / len(ratings_N)
+    random_V = np.bincount(np.searchsorted(values_V, random_ratings_M), minlength=len(values_V)) + 1
+    density = len(ratings_N) / (num_users * num_items)
+    return RatingPropensity(values_V, np.minimum(1.0, observed_V * density / (random_V / random_V.sum())))
