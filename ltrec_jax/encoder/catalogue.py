@@ -71,7 +71,7 @@ def distinct_texts(tokens: TokenStore) -> tuple[np.ndarray, np.ndarray]:
     values, offsets = np.asarray(tokens.values), np.asarray(tokens.offsets).tolist()
     seen: dict[bytes, int] = {}
     inverse = np.empty(len(offsets) - 1, np.int64)
-    first = []
+    first: list[int] = []
     for i in range(len(inverse)):
         key = values[offsets[i] : offsets[i + 1]].tobytes()
         place = seen.setdefault(key, len(seen))

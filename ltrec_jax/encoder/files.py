@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Literal
 
 import flax.serialization
-import msgpack
 import numpy as np
 import safetensors
 from flax.traverse_util import flatten_dict
@@ -15,8 +14,8 @@ from ltrec_jax.errors import UserError
 Format = Literal["safetensors", "flax"]
 FILE_NAMES: dict[Format, str] = {"safetensors": "model.safetensors", "flax": "flax_model.msgpack"}
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-# What damaged bytes can raise inside msgpack and Flax's decoder of arrays.
-_MSGPACK_ERRORS = (msgpack.exceptions.UnpackException, ValueError, TypeError, KeyError, AttributeError, IndexError)
+# What damaged bytes can raise inside msgpack (its own errors are ValueErrors) and Flax's decoder of arrays.
+_MSGPACK_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 
 def find_weights(directory: Path) -> tuple[Format, list[Path]]:
@@ -29,7 +28,7 @@ def find_weights(directory: Path) -> tuple[Format, list[Path]]:
             return kind, _shards(index)
     if any((directory / name).exists() for name in _PICKLES):
         raise UserError(
-            f"{directory} holds its weights as pytorch_model.bin only: a pickle, which can run code, so it is not read. "
+            f"{directory} holds its weights as pytorch_model.bin only: a pickle, which can run code: not read. "
             f'Where PyTorch is installed, convert it with: python -c "from transformers import AutoModel as M; '
             f"M.from_pretrained('{directory}').save_pretrained('{directory}')\""
         )

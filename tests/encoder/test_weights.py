@@ -1,0 +1,260 @@
+"""Weights in and out: every format and layout gives the same tree, every fault is named, nothing is tolerated."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import safetensors.flax
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+
+from ltrec_jax import storage
+from ltrec_jax.encoder.weights import Encoder, export_weights, load_encoder
+from ltrec_jax.errors import UserError
+
+
+@pytest.fixture
+def copy(tiny_bert: Any, tmp_path: Path) -> Path:
+    """A writable copy of the tiny PyTorch checkpoint."""
+    directory = tmp_path / "encoder"
+    directory.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(tiny_bert.directory / name, directory / name)
+    return directory
+
+
+def rewrite(directory: Path, change: Any) -> None:
+    """Replace the safetensors file by what `change` makes of its dict."""
+    file = directory / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in change(tensors).items()}, file)
+
+
+def edit_config(directory: Path, **changes: Any) -> None:
+    raw = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(raw | changes))
+
+
+def assert_same_tree(one: Encoder, two: Encoder) -> None:
+    first, second = flatten_dict(one.params, sep="/"), flatten_dict(two.params, sep="/")
+    assert first.keys() == second.keys()
+    for path in first:
+        assert first[path].dtype == np.float32
+        np.testing.assert_array_equal(first[path], second[path], err_msg=path)
+
+
+def message(directory: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_encoder(directory)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("formats", [("safetensors",), ("flax",)])
+def test_export_reads_back_bit_for_bit(torch_stored: Any, flax_stored: Any, tmp_path: Path, formats: Any) -> None:
+    for stored in (torch_stored, flax_stored):
+        export_weights(stored.encoder, tmp_path / stored.directory.name, formats=formats)
+        again = load_encoder(tmp_path / stored.directory.name)
+        assert_same_tree(again, stored.encoder)
+        assert again.fingerprint == stored.encoder.fingerprint
+        assert (again.config, again.pooling, again.max_length) == (
+            stored.encoder.config,
+            stored.encoder.pooling,
+            stored.encoder.max_length,
+        )
+
+
+def test_safetensors_bytes_make_the_round_trip(tiny_bert: Any, tmp_path: Path) -> None:
+    export_weights(tiny_bert.encoder, tmp_path / "out", formats=("safetensors",))
+    before = safetensors.numpy.load_file(tiny_bert.directory / "model.safetensors")
+    after = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    assert before.keys() == after.keys()
+    for name in before:
+        assert before[name].tobytes() == after[name].tobytes(), name
+
+
+def test_equal_encoders_export_equal_bytes(tiny_bert: Any, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        export_weights(tiny_bert.encoder, tmp_path / name)
+    for file in (tmp_path / "one").rglob("*.*"):
+        assert file.read_bytes() == (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes()
+
+
+def test_old_names_prefix_heads_and_buffers(copy: Path, tiny_bert: Any) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        old = {}
+        for name, array in tensors.items():
+            if "LayerNorm" in name:
+                name = name.replace(".weight", ".gamma").replace(".bias", ".beta")
+            old[f"bert.{name}"] = array
+        old["bert.embeddings.position_ids"] = np.arange(24)[None]
+        old["cls.predictions.bias"] = np.zeros(60, np.float32)
+        old["cls.seq_relationship.weight"] = np.zeros((2, 16), np.float32)
+        return old
+
+    rewrite(copy, change)
+    assert_same_tree(load_encoder(copy), tiny_bert.encoder)
+
+
+def test_bfloat16_file(copy: Path, tiny_bert: Any) -> None:
+    tensors = safetensors.flax.load_file(tiny_bert.directory / "model.safetensors")
+    rounded = jax.tree.map(lambda x: x.astype("bfloat16"), tensors)
+    safetensors.flax.save_file(rounded, copy / "model.safetensors")
+    kernel = load_encoder(copy).params["pooler"]["dense"]["kernel"]
+    expected = rounded["pooler.dense.weight"].astype("float32").T
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel, expected)
+
+
+def test_shards(copy: Path, tiny_bert: Any) -> None:
+    tensors = safetensors.numpy.load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[:10], "model-00002-of-00002.safetensors": names[10:]}
+    for file, members in shards.items():
+        safetensors.numpy.save_file({name: tensors[name] for name in members}, copy / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, members in shards.items() for name in members}}
+    storage.write_json(copy / "model.safetensors.index.json", index)
+    assert_same_tree(load_encoder(copy), tiny_bert.encoder)
+    (copy / "model-00002-of-00002.safetensors").unlink()
+    assert "lacks model-00002-of-00002.safetensors" in message(copy)
+
+
+def test_without_pooler(copy: Path) -> None:
+    rewrite(copy, lambda tensors: {k: v for k, v in tensors.items() if not k.startswith("pooler")})
+    encoder = load_encoder(copy)
+    assert not encoder.config.has_pooler
+    assert "pooler" not in encoder.params
+
+
+def test_half_a_pooler_is_missing_the_other_half(copy: Path) -> None:
+    rewrite(copy, lambda tensors: {k: v for k, v in tensors.items() if k != "pooler.dense.bias"})
+    assert "missing: pooler.dense.bias" in message(copy)
+
+
+def test_every_fault_is_named_at_once(copy: Path) -> None:
+    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        del tensors["embeddings.LayerNorm.weight"], tensors["encoder.layer.1.output.dense.bias"]
+        tensors["encoder.layer.2.output.dense.bias"] = np.zeros(16, np.float32)
+        tensors["adapter.weight"] = np.zeros(3, np.float32)
+        tensors["encoder.layer.0.intermediate.dense.weight"] = np.zeros((41, 16), np.float32)
+        tensors["encoder.layer.0.intermediate.dense.bias"] = np.zeros(40, np.int32)
+        return tensors
+
+    rewrite(copy, change)
+    text = message(copy)
+    for part in (
+        str(copy / "model.safetensors"),
+        "missing: embeddings.LayerNorm.weight, encoder.layer.1.output.dense.bias",
+        "unused: adapter.weight, encoder.layer.2.output.dense.bias",
+        "encoder.layer.0.intermediate.dense.weight gives encoder/layer/0/intermediate/dense/kernel the shape (16, 41) "
+        "instead of (16, 40)",
+        "encoder.layer.0.intermediate.dense.bias holds int32",
+    ):
+        assert part in text
+
+
+def test_a_vocabulary_that_does_not_match(copy: Path) -> None:
+    edit_config(copy, vocab_size=61)
+    assert "the shape (60, 16) instead of (61, 16)" in message(copy)
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+def test_truncated_safetensors(copy: Path, length: int) -> None:
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:length])
+    assert f"{file} is truncated or damaged" in message(copy)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 20_000, -1])
+def test_truncated_msgpack(encoder_fixtures: Path, copy: Path, length: int) -> None:
+    (copy / "model.safetensors").unlink()
+    whole = (encoder_fixtures / "flax_bert" / "flax_model.msgpack").read_bytes()
+    (copy / "flax_model.msgpack").write_bytes(whole[:length])
+    assert str(copy / "flax_model.msgpack") in message(copy)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_garbled_msgpack_never_escapes_as_another_exception(encoder_fixtures: Path, copy: Path, seed: int) -> None:
+    """Bytes overwritten at random: a `UserError`, or (where only numbers were hit) an encoder."""
+    (copy / "model.safetensors").unlink()
+    garbled = bytearray((encoder_fixtures / "flax_bert" / "flax_model.msgpack").read_bytes())
+    generator = np.random.default_rng(seed)
+    for position in generator.integers(0, len(garbled), 40):
+        garbled[position] = generator.integers(0, 256)
+    (copy / "flax_model.msgpack").write_bytes(garbled)
+    try:
+        assert isinstance(load_encoder(copy), Encoder)
+    except UserError as error:
+        assert str(copy) in str(error)  # noqa: PT017 - either outcome is right
+
+
+def test_pickle_is_refused_with_the_way_to_convert(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    text = message(copy)
+    assert "pickle" in text
+    assert f"save_pretrained('{copy}')" in text
+
+
+def test_no_weights_and_no_config(copy: Path, tmp_path: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    assert "holds no weights" in message(copy)
+    (copy / "config.json").unlink()
+    assert "has no config.json" in message(copy)
+    (copy / "config.json").write_text("{")
+    assert "is damaged" in message(copy)
+
+
+def test_sentence_transformers_layout(copy: Path, tiny_bert: Any) -> None:
+    plain = load_encoder(copy)
+    assert (plain.pooling, plain.normalize, plain.max_length, dict(plain.prompts)) == ("mean", False, 24, {})
+    described = dataclasses.replace(
+        tiny_bert.encoder, pooling="cls", normalize=True, max_length=12, prompts={"query": "query: "}
+    )
+    export_weights(described, copy, replace=True)
+    again = load_encoder(copy)
+    assert (again.pooling, again.normalize, again.max_length, dict(again.prompts)) == (
+        "cls",
+        True,
+        12,
+        {"query": "query: "},
+    )
+    assert again.fingerprint != plain.fingerprint
+
+
+def test_transformer_in_its_own_folder(copy: Path, tiny_bert: Any) -> None:
+    inner = copy / "0_Transformer"
+    inner.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (copy / name).rename(inner / name)
+    modules = [{"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]
+    storage.write_json(copy / "modules.json", modules)
+    encoder = load_encoder(copy)
+    assert_same_tree(encoder, tiny_bert.encoder)
+    assert encoder.directory == inner
+
+
+def test_modules_and_pooling_that_are_not_computed(copy: Path) -> None:
+    storage.write_json(copy / "modules.json", [{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}])
+    assert "has a Dense module" in message(copy)
+    storage.write_json(copy / "modules.json", [{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}])
+    both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
+    storage.write_json(copy / "1_Pooling" / "config.json", both)
+    assert "pooling_mode_cls_token + pooling_mode_mean_tokens" in message(copy)
+
+
+def test_other_parameters_have_another_fingerprint(tiny_bert: Any) -> None:
+    doubled = tiny_bert.encoder.with_params(jax.tree.map(lambda x: 2 * x, tiny_bert.encoder.params))
+    assert doubled.fingerprint != tiny_bert.encoder.fingerprint
+    assert doubled.with_params(tiny_bert.encoder.params).fingerprint == tiny_bert.encoder.fingerprint
+
+
+def test_export_does_not_overwrite_unasked(tiny_bert: Any, copy: Path) -> None:
+    with pytest.raises(UserError, match="exists already"):
+        export_weights(tiny_bert.encoder, copy)
