@@ -9,11 +9,11 @@ from pathlib import Path
 from ltrec_jax import storage
 from ltrec_jax.data import fetch
 from ltrec_jax.data.dataset import Dataset
-from ltrec_jax.data.sources import movielens
+from ltrec_jax.data.sources import amazon, goodbooks, lastfm, mind, movielens, movietweetings
 from ltrec_jax.data.sources.source import Source, Variant
 from ltrec_jax.errors import UserError, unknown_name
 
-_FAMILIES = (movielens.SOURCES,)
+_FAMILIES = (movielens, movietweetings, goodbooks, lastfm, mind, amazon)
 # Raised whenever a reader changes what it makes of the same files: datasets prepared before are made again.
 _READER_VERSION = 1
 
@@ -61,7 +61,10 @@ def find(name: str) -> Source:
     """The source of a name or alias, in any case; `UserError` with the nearest name otherwise."""
     known = {alias: source for source in _sources() for alias in (source.name, *source.aliases)}
     if name.lower() not in known:
-        raise unknown_name("dataset", name, [source.name for source in _sources()])
+        # One line must hold the list: the many categories of one family only show when they are meant.
+        meant = name.lower().startswith("amazon")
+        listed = [source.name for source in _sources() if source.name.startswith("amazon") == meant]
+        raise unknown_name("dataset", name, listed if meant else [*listed, "amazon-2023-<category>"])
     return known[name.lower()]
 
 
@@ -82,7 +85,7 @@ def read(source: Source, variant: Variant, files: Path) -> Dataset:
 
 
 def _sources() -> list[Source]:
-    return [source for family in _FAMILIES for source in family]
+    return [source for family in _FAMILIES for source in family.SOURCES]
 
 
 def _key(variant: Variant) -> str:

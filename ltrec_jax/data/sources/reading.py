@@ -5,6 +5,7 @@ A source's reader makes three tables in the connection; `assemble` codes the ids
     events(user_id VARCHAR, item_id VARCHAR, rating FLOAT, "timestamp" BIGINT)   in the order of the file
     items(item_id VARCHAR, ...)    the whole catalogue in the order of the internal ids
     users(user_id VARCHAR, ...)    the same for users; left out where the data say nothing about them
+    folds(fold, first, past_end)   test rows of official folds, where only the files tell them
 
 Out of scope: users' own files with unknown columns (`data.prepare`).
 """
@@ -14,9 +15,8 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 from tqdm import tqdm
 
@@ -25,10 +25,15 @@ from ltrec_jax.data import columns
 from ltrec_jax.data.dataset import Dataset, Interactions
 from ltrec_jax.errors import UserError
 
+if TYPE_CHECKING:
+    import duckdb
+
 
 @contextlib.contextmanager
-def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+def connection() -> Iterator["duckdb.DuckDBPyConnection"]:
     """A DuckDB database in a temporary file of the cache directory, gone afterwards."""
+    import duckdb
+
     root = storage.cache_directory()
     with storage.disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -39,8 +44,10 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
             yield opened
 
 
-def run(connection: duckdb.DuckDBPyConnection, sql: str, what: str) -> None:
+def run(connection: "duckdb.DuckDBPyConnection", sql: str, what: str) -> None:
     """Execute one statement, with a progress bar if it takes long; a DuckDB failure is a one-line `UserError`."""
+    import duckdb
+
     failure: list[duckdb.Error] = []
 
     def work() -> None:
@@ -51,16 +58,21 @@ def run(connection: duckdb.DuckDBPyConnection, sql: str, what: str) -> None:
 
     worker = threading.Thread(target=work)
     worker.start()
-    with tqdm(total=100, desc=what, unit="%", delay=1.0, bar_format="{desc}: {percentage:3.0f}% {elapsed}") as bar:
-        while worker.is_alive():
-            worker.join(0.2)
-            bar.update(max(0.0, connection.query_progress() - bar.n))
+    try:
+        with tqdm(total=100, desc=what, delay=1.0, bar_format="{desc}: {percentage:3.0f}% {elapsed}") as bar:
+            while worker.is_alive():
+                worker.join(0.2)
+                bar.update(max(0.0, connection.query_progress() - bar.n))
+    except KeyboardInterrupt:
+        connection.interrupt()
+        worker.join()
+        raise
     if failure:
         raise UserError(f"{what} failed: {' '.join(str(failure[0]).split())[:300]}") from failure[0]
 
 
 def read_delimited(
-    connection: duckdb.DuckDBPyConnection,
+    connection: "duckdb.DuckDBPyConnection",
     table: str,
     path: Path,
     names: Mapping[str, str],
@@ -91,8 +103,22 @@ def read_delimited(
         raise UserError(f"{path}, line {line}: {reason} in {value!r}. Mend or remove the row.")
 
 
+def read_json_lines(connection: "duckdb.DuckDBPyConnection", table: str, path: Path, names: Mapping[str, str]) -> None:
+    """Make `table` from the named fields of a file with one JSON object per line (perhaps gzipped).
+
+    A missing field is NULL; a damaged line or a value that is not of the type is a `UserError` with file and line.
+    """
+    listed = ", ".join(f"{text(name)}: {text(kind)}" for name, kind in names.items())
+    run(
+        connection,
+        f"""CREATE TABLE {table} AS SELECT * FROM read_json({text(str(path))}, columns = {{{listed}}},
+            format = 'newline_delimited')""",
+        f"reading {path.name}",
+    )
+
+
 def require(
-    connection: duckdb.DuckDBPyConnection, table: str, condition: str, path: Path, *, header: bool = False
+    connection: "duckdb.DuckDBPyConnection", table: str, condition: str, path: Path, *, header: bool = False
 ) -> None:
     """`UserError` with file, line and row for the first row of a table read from `path` that fails the condition."""
     found = connection.execute(
@@ -106,21 +132,23 @@ def require(
 
 
 def read_ratings(
-    connection: duckdb.DuckDBPyConnection,
+    connection: "duckdb.DuckDBPyConnection",
     path: Path,
     *,
     scale: tuple[float, float],
     delimiter: str,
     header: bool = False,
-    extra: Mapping[str, str] | None = None,
+    times: bool = True,
 ) -> None:
-    """Make `events` from a file of user, item, rating, time (in this order, then columns nobody needs).
+    """Make `events` from a file of user, item, rating and (if `times`) time, in this order; else times are 0.
 
     Times are unix seconds. A missing value, a rating outside `scale` or a negative time is a `UserError` with its line.
     """
     names = {columns.USER_ID: "VARCHAR", columns.ITEM_ID: "VARCHAR", columns.RATING: "FLOAT"}
-    names |= {columns.TIMESTAMP: "BIGINT"} | dict(extra or {})
+    names |= {columns.TIMESTAMP: "BIGINT"} if times else {}
     read_delimited(connection, "events", path, names, delimiter=delimiter, header=header)
+    if not times:
+        connection.execute('ALTER TABLE events ADD COLUMN "timestamp" BIGINT DEFAULT 0')
     low, high = scale
     require(
         connection,
@@ -131,13 +159,13 @@ def read_ratings(
     )
 
 
-def assemble(connection: duckdb.DuckDBPyConnection, name: str, info: Mapping[str, Any]) -> Dataset:
+def assemble(connection: "duckdb.DuckDBPyConnection", name: str, info: Mapping[str, Any]) -> Dataset:
     """The dataset of the tables `events`, `items` and `users`.
 
     An item of an event that the catalogue lacks joins it at the end with empty texts (counted in
     `info["items_without_metadata"]`); users are in the order of their table, or by number where there is no table.
     """
-    if not connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'users'").fetchone()[0]:  # type: ignore[index]
+    if not _exists(connection, "users"):
         connection.execute("CREATE TABLE users (user_id VARCHAR)")
     described = _count(connection, "items")
     for table, key in (("users", columns.USER_ID), ("items", columns.ITEM_ID)):
@@ -156,12 +184,19 @@ def assemble(connection: duckdb.DuckDBPyConnection, name: str, info: Mapping[str
         "coding ids",
     )
     arrays = connection.execute("SELECT * FROM coded ORDER BY rowid").fetchnumpy()
+    folds = dict(info.get("official_splits", {}))
+    if _exists(connection, "folds"):
+        folds |= {fold: [first, end] for fold, first, end in connection.execute("FROM folds").fetchall()}
     return Dataset(
         name=name,
         interactions=Interactions(**{key: np.ascontiguousarray(arrays[key]) for key in columns.INTERACTION_COLUMNS}),
         users=_frame(connection, "users"),
         items=_frame(connection, "items"),
-        info={**info, "items_without_metadata": _count(connection, "items") - described},
+        info={
+            **info,
+            "official_splits": folds,
+            "items_without_metadata": _count(connection, "items") - described,
+        },
     )
 
 
@@ -170,13 +205,18 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+def _exists(connection: "duckdb.DuckDBPyConnection", table: str) -> bool:
+    found = connection.execute(f"FROM duckdb_tables() WHERE table_name = {text(table)}").fetchone()
+    return found is not None
+
+
+def _count(connection: "duckdb.DuckDBPyConnection", table: str) -> int:
     row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
     assert row is not None
     return int(row[0])
 
 
-def _frame(connection: duckdb.DuckDBPyConnection, table: str) -> Any:
+def _frame(connection: "duckdb.DuckDBPyConnection", table: str) -> Any:
     """The table in its order, missing texts as ""."""
     kinds = connection.execute(f"DESCRIBE {table}").fetchall()
     chosen = ", ".join(f"coalesce({n}, '') AS {n}" if kind == "VARCHAR" else n for n, kind, *_ in kinds)

@@ -4,7 +4,7 @@ Out of scope: reading a format (`reading` and the family files), finding a sourc
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,9 @@ class Source:
     """A public dataset. Its variants are tried in order; all give the same interactions in the same order.
 
     `template` renders an item as text and `user_template` a user ("" where users have no attributes). `scale` is the
-    range of ratings and `positive_rating` the least one that counts as liked. `official_splits` gives the test rows
-    of each published fold as [first, end). `counts` (users, items, interactions) are checked where they are known.
+    range of ratings (None: counts of plays, without a bound) and `positive_rating` the least one that counts as liked.
+    `official_splits` gives the test rows of each published fold as [first, end). `counts` (users, items, interactions)
+    are checked where they are known.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Source:
     url: str
     variants: tuple[Variant, ...]
     template: str
-    scale: tuple[float, float]
+    scale: tuple[float, float] | None
     positive_rating: float
     user_template: str = ""
     aliases: tuple[str, ...] = ()
@@ -59,7 +60,12 @@ class Source:
             "citation": self.citation,
             "template": self.template,
             "user_template": self.user_template,
-            "scale": list(self.scale),
+            "scale": None if self.scale is None else list(self.scale),
             "positive_rating": self.positive_rating,
             "official_splits": {fold: list(rows) for fold, rows in self.official_splits.items()},
         }
+
+
+def local_folder(name: str, files: Iterable[str]) -> fetch.LocalFolder:
+    """The user's own copy, for whoever has no network or must accept terms first: `LTREC_` + the name in capitals."""
+    return fetch.LocalFolder(f"LTREC_{name.upper().replace('-', '_')}", {file: file for file in files})

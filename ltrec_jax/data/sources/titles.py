@@ -1,4 +1,12 @@
-"""SQL for film titles as the MovieLens family writes them: "Usual Suspects, The (1995)". Nothing else."""
+"""Films as the MovieLens family writes them: an id, "Usual Suspects, The (1995)", "Crime|Thriller"."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ltrec_jax.data.sources import reading
+
+if TYPE_CHECKING:
+    import duckdb
 
 _YEAR = r"\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?\s*)?\)(?:\s*\(V\))?\s*$"
 
@@ -14,7 +22,33 @@ def year(column: str) -> str:
 
 
 def genres(column: str, separator: str = "|") -> str:
-    """SQL: "Animation, Comedy" from a separated list; "" where the source says that it knows none."""
-    return (
-        f"replace(CASE WHEN {column} NOT IN ('(no genres listed)', 'unknown') THEN {column} END, '{separator}', ', ')"
+    """SQL: "Animation, Comedy" from a separated list; NULL where the source says that it knows none."""
+    known = f"CASE WHEN {column} NOT IN ('(no genres listed)', 'unknown') THEN {column} END"
+    return f"replace({known}, '{separator}', ', ')"
+
+
+def read_films(
+    connection: "duckdb.DuckDBPyConnection",
+    path: Path,
+    *,
+    delimiter: str,
+    header: bool = False,
+    quote: str = "",
+    encoding: str = "utf-8",
+) -> None:
+    """Make `items` (item_id, title, year, genres) from a file of id, title with year, genres, in the file's order."""
+    reading.read_delimited(
+        connection,
+        "raw_items",
+        path,
+        dict.fromkeys(("item_id", "title", "genres"), "VARCHAR"),
+        delimiter=delimiter,
+        header=header,
+        quote=quote,
+        encoding=encoding,
+    )
+    connection.execute(
+        f"""CREATE TABLE items AS
+            SELECT item_id, {title("title")} AS title, {year("title")} AS year, {genres("genres")} AS genres
+            FROM raw_items ORDER BY rowid"""
     )
