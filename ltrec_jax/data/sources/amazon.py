@@ -71,10 +71,12 @@ def _read(connection: "duckdb.DuckDBPyConnection", folder: Path, *, category: st
             AND "timestamp" >= 0""",
         reviews,
     )
-    connection.execute(
+    reading.run(
+        connection,
         """CREATE TABLE events AS
            SELECT user_id, parent_asin AS item_id, rating, "timestamp" // 1000 AS "timestamp" FROM reviews
-           ORDER BY rowid"""
+           ORDER BY rowid""",
+        "listing reviews",
     )
     names = {"parent_asin": "VARCHAR", "title": "VARCHAR", "main_category": "VARCHAR", "store": "VARCHAR"}
     names |= dict.fromkeys(("categories", "features", "description"), "VARCHAR[]")

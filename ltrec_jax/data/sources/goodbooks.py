@@ -37,7 +37,7 @@ def _read(connection: "duckdb.DuckDBPyConnection", folder: Path) -> None:
         """CREATE TABLE items AS
            SELECT book_id AS item_id, title, authors, regexp_replace(original_publication_year, '\\.0$', '') AS year,
                   language_code AS "language"
-           FROM raw_items ORDER BY book_id::INTEGER"""
+           FROM raw_items ORDER BY try_cast(book_id AS INTEGER)"""
     )
 
 

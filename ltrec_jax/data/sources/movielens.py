@@ -48,7 +48,7 @@ def _read_100k_atomic(connection: "duckdb.DuckDBPyConnection", folder: Path) -> 
         f"""CREATE TABLE items AS
             SELECT item_id, {titles.title(whole)} AS title, {titles.year(whole)} AS year,
                    {titles.genres("genres", " ")} AS genres
-            FROM raw_items ORDER BY item_id::INTEGER"""
+            FROM raw_items ORDER BY try_cast(item_id AS INTEGER)"""
     )
     _read_100k_users(connection, folder / "ml-100k.user", delimiter="\t", header=True)
 
@@ -67,7 +67,7 @@ def _read_100k_official(connection: "duckdb.DuckDBPyConnection", folder: Path) -
         f"""CREATE TABLE items AS
             SELECT item_id, {titles.title("title")} AS title, {titles.year("title")} AS year,
                    concat_ws(', ', {listed}) AS genres
-            FROM raw_items ORDER BY item_id::INTEGER"""
+            FROM raw_items ORDER BY try_cast(item_id AS INTEGER)"""
     )
     _read_100k_users(connection, folder / "u.user", delimiter="|", header=False)
 
@@ -76,7 +76,7 @@ def _read_100k_users(connection: "duckdb.DuckDBPyConnection", path: Path, *, del
     names = {"user_id": "VARCHAR", "age": "BIGINT", "gender": "VARCHAR", "occupation": "VARCHAR", "zip": "VARCHAR"}
     reading.read_delimited(connection, "raw_users", path, names, delimiter=delimiter, header=header)
     connection.execute(
-        "CREATE TABLE users AS SELECT user_id, age, gender, occupation FROM raw_users ORDER BY user_id::INTEGER"
+        "CREATE TABLE users AS SELECT user_id, age, gender, occupation FROM raw_users ORDER BY try_cast(user_id AS INTEGER)"
     )
 
 
