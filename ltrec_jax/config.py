@@ -59,12 +59,17 @@ class TrainConfig:
     head_epochs: Annotated[int, Doc("epochs before that on the head alone, over frozen text vectors")] = 15
     epochs: Annotated[int, Doc("epochs at most with the encoder; early stopping may end before")] = 8
     patience: Annotated[int, Doc("stop after this many evaluations without a better validation RMSE; 0: never")] = 3
-    batch_items: Annotated[int, Doc("item slots per global batch; each text is encoded once")] = 128
+    batch_pairs: Annotated[int, Doc("rating pairs per global batch, about")] = 4096
+    batch_items: Annotated[int, Doc("texts encoded per global batch at most; each of them once")] = 128
     pairs_per_item: Annotated[int, Doc("at most this many ratings of an item ride on one encoding")] = 64
+    head_pairs_per_item: Annotated[int, Doc("the same in the head phase, where nothing is encoded")] = 8
     row_length: Annotated[int, Doc("tokens per packed row")] = 64
     learning_rate: Annotated[float, Doc("peak for the encoder")] = 5e-5
     head_learning_rate: Annotated[float, Doc("peak for projection and text bias")] = 0.01
-    table_learning_rate: Annotated[float, Doc("peak for user and item rows")] = 0.01
+    table_learning_rate: Annotated[float, Doc("peak for user and item rows")] = 0.02
+    joint_rate: Annotated[
+        float, Doc("factor on the two rates above in the encoder phase, which starts near an optimum")
+    ] = 0.1
     weight_decay: Annotated[float, Doc("decoupled, on the encoder's and the head's kernels")] = 0.01
     warmup: Annotated[float, Doc("share of the steps in which the rate rises linearly; a cosine to 0 follows")] = 0.1
     clip_norm: Annotated[float, Doc("global norm of the dense gradient is clipped to this; 0: never")] = 1.0
@@ -201,7 +206,9 @@ def _check(config: Config) -> None:
     positive = {
         "data.max_length": data.max_length,
         "model.embedding_dim": model.embedding_dim,
+        "train.batch_pairs": train.batch_pairs,
         "train.batch_items": train.batch_items,
+        "train.head_pairs_per_item": train.head_pairs_per_item,
         "train.pairs_per_item": train.pairs_per_item,
         "train.row_length": train.row_length,
         "train.log_every": train.log_every,
@@ -230,6 +237,7 @@ def _check(config: Config) -> None:
         "train.learning_rate": train.learning_rate,
         "train.head_learning_rate": train.head_learning_rate,
         "train.table_learning_rate": train.table_learning_rate,
+        "train.joint_rate": train.joint_rate,
         "train.weight_decay": train.weight_decay,
         "train.clip_norm": train.clip_norm,
     }

@@ -8,7 +8,7 @@ Dimension letters, used as suffixes of array names in numeric code (`q_KxD`, `s_
     I items                  V vocabulary         N layers
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -43,7 +43,7 @@ class Objective(Protocol):
 class MetricWriter(Protocol):
     """Where the training loop reports numbers (JSONL always; others are added beside it)."""
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record one row of metrics at a step."""
         ...
 

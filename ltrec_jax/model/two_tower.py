@@ -14,15 +14,19 @@ import numpy as np
 from ltrec_jax.types import Array
 
 
-def item_vectors(anchor_KxD: Array, text_bias_K: Array, rows: Array, gate_K: Array) -> tuple[jax.Array, jax.Array]:
+def item_vectors(
+    anchor_KxD: jax.Array, text_bias_K: jax.Array, rows: jax.Array, gate_K: Array
+) -> tuple[jax.Array, jax.Array]:
     """(q_KxD, b_K) from the text part and the gated residual rows [K, D + 1]. Shapes are checked, not broadcast."""
     if rows.shape != (anchor_KxD.shape[0], anchor_KxD.shape[1] + 1) or gate_K.shape != text_bias_K.shape:
         raise ValueError(f"shapes do not match: anchor {anchor_KxD.shape}, rows {rows.shape}, gate {gate_K.shape}")
-    gated = gate_K[:, None] * rows
+    gated = jnp.asarray(gate_K)[:, None] * rows
     return anchor_KxD + gated[:, :-1], text_bias_K + gated[:, -1]
 
 
-def pair_scores(mu: Array, user_rows: Array, q_PxD: Array, b_P: Array, keep_PxD: Array | None = None) -> jax.Array:
+def pair_scores(
+    mu: jax.Array | float, user_rows: jax.Array, q_PxD: jax.Array, b_P: jax.Array, keep_PxD: jax.Array | None = None
+) -> jax.Array:
     """Scores of P pairs, float32 [P].
 
     `user_rows` [P, D + 1] = [p_u | b_u]; `keep_PxD`, if given, multiplies the D products (dropout's scaled mask).
@@ -46,13 +50,8 @@ class Vectors:
     def score(self, users_B: np.ndarray) -> jax.Array:
         """Scores of all items for a block of users, float32 [B, I]."""
         users_B = np.asarray(users_B)
-        return _score_block(
-            jnp.float32(self.mu),
-            self.user_vectors[users_B],
-            self.user_biases[users_B],
-            self.item_vectors,
-            self.item_biases,
-        )
+        parts = (self.user_vectors[users_B], self.user_biases[users_B], self.item_vectors, self.item_biases)
+        return _score_block(jnp.float32(self.mu), *(jnp.asarray(part) for part in parts))
 
     def score_pairs(self, users_P: np.ndarray, items_P: np.ndarray) -> np.ndarray:
         """Scores of single pairs, float32 [P]."""
@@ -64,5 +63,5 @@ class Vectors:
 
 
 @jax.jit
-def _score_block(mu: Array, p_BxD: Array, b_B: Array, q_IxD: Array, b_I: Array) -> jax.Array:
+def _score_block(mu: jax.Array, p_BxD: jax.Array, b_B: jax.Array, q_IxD: jax.Array, b_I: jax.Array) -> jax.Array:
     return mu + b_B[:, None] + b_I[None, :] + p_BxD @ q_IxD.T

@@ -66,6 +66,7 @@ class BatchSource:
         num_items: int,
         gate_I: np.ndarray,
         tokens: TokenStore | None,
+        batch_pairs: int,
         batch_items: int,
         pairs_per_item: int,
         row_length: int,
@@ -87,7 +88,10 @@ class BatchSource:
         self.devices, self.seed = devices, seed
         self.units_per_epoch = int(self._chunks.sum())
         self.pairs_per_epoch = len(train)
-        self.steps_per_epoch = -(-self.units_per_epoch // batch_items)
+        self.steps_per_epoch = -(-self.pairs_per_epoch // batch_pairs)
+        if tokens is not None:
+            self.steps_per_epoch = max(self.steps_per_epoch, -(-self.units_per_epoch // batch_items))
+        self.steps_per_epoch = min(self.steps_per_epoch, self.units_per_epoch)
         slots = -(-self.units_per_epoch // self.steps_per_epoch)
         self._slots = -(-slots // devices)
         self._pair_capacity, self._row_capacity = self._measure()
@@ -135,7 +139,8 @@ class BatchSource:
             self._slice(units, part, pairs, owner, layout, pair_capacity, row_capacity)
             for part, pairs, layout in zip(parts, pair_parts, packed, strict=True)
         ]
-        return Batch(*(None if arrays[0] is None else np.stack(arrays) for arrays in zip(*slices, strict=True)))
+        stacked = [None if arrays[0] is None else np.stack(arrays) for arrays in zip(*slices, strict=True)]
+        return Batch._make(stacked)
 
     def _slice(
         self,

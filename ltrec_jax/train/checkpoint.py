@@ -59,7 +59,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""
-        return sorted(self._manager.all_steps(read=True))
+        return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: PyTree, notes: Mapping[str, Any], *, error: float | None = None) -> None:
         """Start saving; returns as soon as the arrays are copied. `error` (lower is better) marks an evaluated step."""

@@ -46,11 +46,11 @@ def fit(split: Split, config: Config | None = None, out: Path | None = None, *, 
     train = config.train
     epochs = {HEAD: train.head_epochs, ENCODER: 0 if train.trainable == "none" else train.epochs}
     with contextlib.closing(JsonLines(out / "metrics.jsonl")) as writer:
-        finished = _train(problem, epochs, train.patience, out / "checkpoints" / "choose", writer)
+        finished = _train(problem, epochs, train.patience, out / "checkpoints" / "choose", writer, "")
         if config.refit and len(split.validation_rows):
             chosen = {name: outcome.epoch for name, (_, outcome) in finished.items()}
             problem = problem.on(split.with_validation_in_train())
-            finished = _train(problem, chosen, 0, out / "checkpoints" / "refit", writer)
+            finished = _train(problem, chosen, 0, out / "checkpoints" / "refit", writer, "refit ")
     if HEAD in finished and ENCODER in finished:
         prepared, outcome = finished[HEAD]
         save_vectors(phases.finished_vectors(problem, prepared, outcome.state), out / FROZEN_TEXT)
@@ -77,19 +77,19 @@ def _open_run(out: Path, config: Config, *, resume: bool) -> None:
 
 
 def _train(
-    problem: Problem, epochs: dict[str, int], patience: int, checkpoints: Path, writer: MetricWriter
+    problem: Problem, epochs: dict[str, int], patience: int, checkpoints: Path, writer: MetricWriter, label: str
 ) -> dict[str, tuple[Prepared, Outcome]]:
     """Run the phases that have epochs, in order. Each starts from the outcome of the one before."""
     finished: dict[str, tuple[Prepared, Outcome]] = {}
     if epochs.get(HEAD) or not epochs.get(ENCODER):
         prepared = phases.prepare_head(problem, epochs.get(HEAD, 0), patience=patience)
         with Checkpoints(checkpoints / HEAD, keep=problem.config.train.checkpoints) as kept:
-            finished[HEAD] = prepared, phases.run(problem, prepared, kept, writer)
+            finished[HEAD] = prepared, phases.run(problem, prepared, kept, writer, label=label)
     if epochs.get(ENCODER):
         start = finished[HEAD][1].state if HEAD in finished else None
         prepared = phases.prepare_encoder(problem, epochs[ENCODER], patience=patience, start=start)
         with Checkpoints(checkpoints / ENCODER, keep=problem.config.train.checkpoints) as kept:
-            finished[ENCODER] = prepared, phases.run(problem, prepared, kept, writer)
+            finished[ENCODER] = prepared, phases.run(problem, prepared, kept, writer, label=label)
     return finished
 
 

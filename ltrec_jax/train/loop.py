@@ -127,7 +127,7 @@ def _plain(best: _Best) -> dict[str, Any]:
     return dataclasses.asdict(best) | {"error": best.error if math.isfinite(best.error) else None}
 
 
-def _refuse_nan(row: dict[str, float], phase: Phase, step: int, checkpoints: Checkpoints) -> None:
+def _refuse_nan(row: dict[str, Any], phase: Phase, step: int, checkpoints: Checkpoints) -> None:
     if math.isfinite(row["train_rmse"]) and math.isfinite(row["gradient_norm"]):
         return
     checkpoints.wait()
@@ -147,7 +147,7 @@ class _Meter:
     def __init__(self, phase: Phase, source: BatchSource, writer: MetricWriter, start: int) -> None:
         self._phase, self._source, self._writer = phase, source, writer
         self._pending: list[dict[str, jax.Array]] = []
-        self._texts = self._tokens = self._slots = 0
+        self._step, self._slots = start, 0
         self._bar = tqdm(
             total=phase.epochs * source.steps_per_epoch,
             initial=start,
@@ -159,7 +159,6 @@ class _Meter:
         )
         self._validation = ""
         self._since = time.perf_counter()
-        self._row: dict[str, float] = {}
 
     def add(self, step: int, batch: Any, metrics: dict[str, jax.Array]) -> None:
         self._pending.append(metrics)
@@ -167,7 +166,7 @@ class _Meter:
             self._slots += batch.token_ids.size
         self._step = step
 
-    def flush(self) -> dict[str, float]:
+    def flush(self) -> dict[str, Any]:
         fetched = jax.device_get(self._pending)
         seconds = time.perf_counter() - self._since
         pairs = float(sum(m["weight"] for m in fetched))
@@ -221,10 +220,10 @@ def _stop_signals() -> Iterator[_Stop]:
 
     previous: dict[int, Any] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for caught in (signal.SIGINT, signal.SIGTERM):
             # Raises ValueError outside the main thread, where Python delivers no signals: nothing to restore then.
             with contextlib.suppress(ValueError):
-                previous[number] = signal.signal(number, ask)
+                previous[caught] = signal.signal(caught, ask)
         yield stop
     finally:
         for number, handler in previous.items():

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ltrec_jax.config import TrainConfig
 from ltrec_jax.encoder import catalogue, pooling
 from ltrec_jax.encoder.bert import Bert
 from ltrec_jax.model import two_tower
@@ -67,9 +68,10 @@ def prepare_head(problem: Problem, epochs: int, *, patience: int) -> Prepared:
     def pooled(params: PyTree, batch: Batch, words: Array | None, key: jax.Array) -> jax.Array:
         return jnp.take(params["features"], batch.item, axis=0, mode="fill", fill_value=0.0)
 
-    state, step = _state_and_step(problem, params, _fresh_tables(problem), pooled, source, epochs, trainable="none")
+    train = dataclasses.replace(problem.config.train, trainable="none")
+    state, step = _state_and_step(problem, train, params, _fresh_tables(problem), pooled, source, epochs)
     return Prepared(
-        Phase(HEAD, epochs, patience, problem.config.train.log_every),
+        Phase(HEAD, epochs, patience, train.log_every),
         state,
         step,
         source,
@@ -91,14 +93,20 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
         tables = {**tables, "words": sparse_table.make_table(table)}
         encoder_params = without({"encoder": encoder_params}, WORDS)["encoder"]
     source = problem.batches(with_texts=True)
+    if start is not None:
+        train = dataclasses.replace(
+            train,
+            head_learning_rate=train.joint_rate * train.head_learning_rate,
+            table_learning_rate=train.joint_rate * train.table_learning_rate,
+        )
     state, step = _state_and_step(
         problem,
+        train,
         {"head": head, "encoder": encoder_params},
         tables,
         _encode_slots(problem),
         source,
         epochs,
-        trainable=train.trainable,
     )
 
     def pooled(state: TrainState, items: np.ndarray) -> Array:
@@ -111,10 +119,15 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
     return Prepared(Phase(ENCODER, epochs, patience, train.log_every), state, step, source, pooled)
 
 
-def run(problem: Problem, prepared: Prepared, checkpoints: Checkpoints, writer: MetricWriter) -> Outcome:
-    """Run a prepared phase on the problem's devices, with early stopping where the split has validation rows."""
+def run(
+    problem: Problem, prepared: Prepared, checkpoints: Checkpoints, writer: MetricWriter, *, label: str = ""
+) -> Outcome:
+    """Run a prepared phase on the problem's devices, with early stopping where the split has validation rows.
+
+    `label` goes before the phase's name in progress bar and metrics.
+    """
     return run_phase(
-        prepared.phase,
+        dataclasses.replace(prepared.phase, name=label + prepared.phase.name),
         prepared.state,
         step=prepared.step,
         source=prepared.source,
@@ -132,7 +145,7 @@ def finished_vectors(problem: Problem, prepared: Prepared, state: TrainState) ->
     rows = np.asarray(state.tables["users"].values)
     seen = np.bincount(problem.split.train.user, minlength=len(rows))[:, None] > 0
     rows = np.where(seen, rows, 0.0).astype(np.float32)
-    return Vectors(_mu(state), rows[:, :-1], rows[:, -1], q, b)
+    return Vectors(_mu(state), rows[:, :-1], rows[:, -1], np.asarray(q), np.asarray(b))
 
 
 def parameters(problem: Problem, state: TrainState) -> PyTree:
@@ -141,12 +154,12 @@ def parameters(problem: Problem, state: TrainState) -> PyTree:
     return {"head": params["head"], "encoder": params.get("encoder", problem.encoder.params)}
 
 
-def _items(problem: Problem, prepared: Prepared, state: TrainState, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _items(problem: Problem, prepared: Prepared, state: TrainState, items: np.ndarray) -> tuple[jax.Array, jax.Array]:
     head = merge(state.trainable, state.frozen)["head"]
     anchor, text_bias = Head(problem.config.model.embedding_dim).apply({"params": head}, prepared.pooled(state, items))
     rows = sparse_table.gather(state.tables["items"], items)
     q, b = two_tower.item_vectors(anchor, text_bias, rows, problem.gate_I[items])
-    return np.asarray(q), np.asarray(b)
+    return q, b
 
 
 def _validation_rmse(problem: Problem, prepared: Prepared) -> Evaluate:
@@ -155,7 +168,7 @@ def _validation_rmse(problem: Problem, prepared: Prepared) -> Evaluate:
 
     def rmse(state: TrainState) -> float:
         q, b = _items(problem, prepared, state, items)
-        rows = np.asarray(sparse_table.gather(state.tables["users"], events.user))
+        rows = sparse_table.gather(state.tables["users"], events.user)
         scores = two_tower.pair_scores(_mu(state), rows, q[slot], b[slot])
         return float(np.sqrt(np.mean((np.asarray(scores, np.float64) - events.rating) ** 2)))
 
@@ -164,18 +177,17 @@ def _validation_rmse(problem: Problem, prepared: Prepared) -> Evaluate:
 
 def _state_and_step(
     problem: Problem,
+    train: TrainConfig,
     params: PyTree,
     tables: dict[str, sparse_table.SparseTable],
     pooled: PooledTexts,
     source: BatchSource,
     epochs: int,
-    *,
-    trainable: str,
 ) -> tuple[TrainState, Step]:
-    train, model, spread = problem.config.train, problem.config.model, problem.spread
+    model, spread = problem.config.model, problem.spread
     total = max(epochs * source.steps_per_epoch, 1)
     optimizer = make_optimizer(train, total)
-    learning, frozen = partition(params, trainable_rule(trainable, problem.encoder.config.num_layers))
+    learning, frozen = partition(params, trainable_rule(train.trainable, problem.encoder.config.num_layers))
     state = TrainState(
         step=jnp.int32(0), trainable=learning, frozen=frozen, tables=tables, optimizer=optimizer.init(learning)
     )
@@ -203,6 +215,8 @@ def _encode_slots(problem: Problem) -> PooledTexts:
     bert = Bert(encoder.config, problem.config.encoder.precision)
 
     def pooled(params: PyTree, batch: Batch, words: Array | None, key: jax.Array) -> jax.Array:
+        assert batch.token_ids is not None
+        assert batch.token_slot is not None
         slots = batch.item.shape[0]
         segments = jnp.where(batch.token_slot < slots, batch.token_slot + 1, 0)
         hidden = bert.apply(

@@ -5,7 +5,8 @@ duplicates are summed, and only the touched rows and their moments are written b
 time and the extra memory of a step do not depend on the number of rows.
 """
 
-import flax.struct
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -15,7 +16,8 @@ from ltrec_jax.types import Array
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class SparseTable:
     """values, first and second moment: float32 [N, W]; updates: int32 [N], how often each row was touched."""
 
@@ -62,17 +64,23 @@ def lazy_adam(
     ids, gradients = parallel.gather_over_devices((ids, gradients), axis)
     rows, slot = jnp.unique(ids, size=ids.shape[0], fill_value=num_rows, return_inverse=True)
     gradient = jax.ops.segment_sum(gradients, slot.reshape(-1), num_segments=ids.shape[0]) / parallel.axis_size(axis)
-    take = {"axis": 0, "mode": "fill", "fill_value": 0}
-    first = B1 * jnp.take(table.first, rows, **take) + (1 - B1) * gradient
-    second = B2 * jnp.take(table.second, rows, **take) + (1 - B2) * gradient**2
-    time = (jnp.take(table.updates, rows, **take) + 1).astype(jnp.float32)[:, None]
+
+    def read(column: jax.Array) -> jax.Array:
+        return jnp.take(column, rows, axis=0, mode="fill", fill_value=0)
+
+    def at(column: jax.Array, put: str, values: Array | int) -> jax.Array:
+        write = getattr(column.at[rows], put)
+        return write(values, mode="drop", unique_indices=True, indices_are_sorted=True)
+
+    first = B1 * read(table.first) + (1 - B1) * gradient
+    second = B2 * read(table.second) + (1 - B2) * gradient**2
+    time = (read(table.updates) + 1).astype(jnp.float32)[:, None]
     direction = (first / (1 - B1**time)) / (jnp.sqrt(second / (1 - B2**time)) + EPSILON)
     if weight_decay:
-        direction += weight_decay * jnp.take(table.values, rows, **take)
-    put = {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
+        direction += weight_decay * read(table.values)
     return SparseTable(
-        values=table.values.at[rows].add(-learning_rate * direction, **put),
-        first=table.first.at[rows].set(first, **put),
-        second=table.second.at[rows].set(second, **put),
-        updates=table.updates.at[rows].add(1, **put),
+        values=at(table.values, "add", -learning_rate * direction),
+        first=at(table.first, "set", first),
+        second=at(table.second, "set", second),
+        updates=at(table.updates, "add", 1),
     )

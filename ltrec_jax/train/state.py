@@ -1,9 +1,9 @@
 """What a training run is made of: trainable and frozen parameters, sparse tables, optimizer state, step."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
@@ -16,7 +16,8 @@ WORDS = ("encoder", "embeddings", "word_embeddings", "embedding")
 """Where the word table stands in the parameter tree; it trains as a sparse table named `words`."""
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """step int32; `trainable` and `frozen` partition the parameters; tables users, items [N, D + 1], words [V, E]."""
 

@@ -5,6 +5,7 @@ merged, and every replica makes the same update. Losses are divided by the *glob
 weight give the gradient of the undivided batch.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +51,7 @@ def make_train_step(
         key = parallel.device_key(jax.random.fold_in(key, state.step), axis)
         text_key, keep_key = jax.random.split(key)
         ids = {"users": batch.pair_user, "items": batch.item}
-        if "words" in state.tables:
+        if batch.token_ids is not None and "words" in state.tables:
             ids["words"] = batch.token_ids.reshape(-1)
         rows = {name: sparse_table.gather(state.tables[name], ids[name]) for name in state.tables}
         weight = parallel.sum_over_devices(jnp.sum(batch.weight), axis)
@@ -86,9 +87,10 @@ def make_train_step(
         metrics = {
             "squared_error": parallel.sum_over_devices(error, axis),
             "weight": weight,
-            "gradient_norm": optax.global_norm(dense),
+            "gradient_norm": optax.tree.norm(dense),
         }
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             trainable=optax.apply_updates(state.trainable, updates),
             tables=tables,

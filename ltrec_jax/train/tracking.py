@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ class JsonLines:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = path.open("a", encoding="utf-8")
 
-    def write(self, step: int, metrics: dict[str, Any]) -> None:
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append one row and flush it, so that a killed run keeps what it has reported."""
         row = {"step": step} | {
             key: None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,78 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ltrec_jax.errors import UserError
+from ltrec_jax.train.checkpoint import Checkpoints
+from ltrec_jax.train.sparse_table import make_table
+from ltrec_jax.train.state import TrainState
+
+
+def state(value=1.0):
+    return TrainState(
+        step=jnp.int32(3),
+        trainable={"head": {"projection": jnp.full((2, 2), value)}},
+        frozen={},
+        tables={"users": make_table(np.full((3, 2), value))},
+        optimizer=(jnp.zeros(2), {"count": jnp.int32(1)}),
+    )
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as kept:
+        for step, error in [(1, 0.9), (2, 0.5), (3, 0.8), (4, None), (5, 0.7)]:
+            kept.save(step, state(step), {"step": step}, error=error)
+        kept.wait()
+        assert kept.steps == [2, 4, 5]
+
+
+def test_a_state_comes_back_bit_for_bit_with_its_notes(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as kept:
+        kept.save(7, state(0.1), {"best": {"step": 5, "error": None}})
+    with Checkpoints(tmp_path, keep=2) as kept:
+        restored = kept.restore(state(0.0))
+    assert restored.step == 7
+    assert restored.notes == {"best": {"step": 5, "error": None}}
+    assert isinstance(restored.state, TrainState)
+    np.testing.assert_array_equal(restored.state.tables["users"].values, state(0.1).tables["users"].values)
+    np.testing.assert_array_equal(
+        restored.state.trainable["head"]["projection"], state(0.1).trainable["head"]["projection"]
+    )
+
+
+def test_nothing_saved_is_none(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as kept:
+        assert kept.restore(state()) is None
+
+
+def test_a_missing_step_lists_those_there_are(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as kept:
+        kept.save(1, state(), {})
+        with pytest.raises(UserError, match=r"no checkpoint of step 4; it has \[1\]"):
+            kept.restore(state(), 4)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_a_damaged_checkpoint_is_named_and_the_others_stay(tmp_path, damage):
+    with Checkpoints(tmp_path, keep=2) as kept:
+        for step in (1, 2):
+            kept.save(step, state(step), {})
+    for path in sorted((tmp_path / "2" / "state").rglob("*")):
+        if path.is_file():
+            if damage == "truncate":
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            else:
+                path.unlink()
+    with Checkpoints(tmp_path, keep=2) as kept:
+        with pytest.raises(UserError, match=r"2 is damaged or belongs to another model.*step 1"):
+            kept.restore(state())
+        restored = kept.restore(state(), 1)
+    np.testing.assert_array_equal(restored.state.tables["users"].values, state(1).tables["users"].values)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as kept:
+        kept.save(1, state(), {})
+        other = TrainState(jnp.int32(0), {"head": {"projection": jnp.zeros((5, 2))}}, {}, state().tables, state().optimizer)
+        with pytest.raises(UserError, match="another model"):
+            kept.restore(other)

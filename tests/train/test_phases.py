@@ -1,0 +1,152 @@
+"""The whole step on a real (tiny) encoder: one body under every wrapper, what trains, what stays."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from ltrec_jax import parallel
+from ltrec_jax.data.history import history
+from ltrec_jax.train import phases
+from ltrec_jax.train.problem import load_problem
+from ltrec_jax.train.state import WORDS, full_params, merge, partition, trainable_rule
+
+
+@pytest.fixture(scope="module")
+def problem(small_split, small_config):
+    no_dropout = dataclasses.replace(small_config.model, embedding_dropout=0.0)
+    config = dataclasses.replace(small_config, model=no_dropout)
+    return load_problem(small_split, config, spread=parallel.choose("jit"))
+
+
+def on(problem, spread, **train):
+    config = dataclasses.replace(problem.config, train=dataclasses.replace(problem.config.train, **train))
+    return dataclasses.replace(problem, spread=spread, config=config)
+
+
+def run_steps(problem, prepare, steps=4):
+    prepared = prepare(problem)
+    state, key = prepared.state, problem.spread.replicate(jax.random.key(0))
+    metrics = []
+    for number in range(steps):
+        state, row = prepared.step(state, problem.spread.shard(prepared.source.batch(0, number)), key)
+        metrics.append(jax.device_get(row))
+    return jax.device_get(state), metrics
+
+
+def encoder_phase(problem):
+    return phases.prepare_encoder(problem, 2, patience=0, start=None)
+
+
+def head_phase(problem):
+    return phases.prepare_head(problem, 2, patience=0)
+
+
+@pytest.mark.parametrize("prepare", [encoder_phase, head_phase])
+@pytest.mark.parametrize("mode", ["pmap", "shard_map", "vmap"])
+def test_eight_devices_give_the_parameters_of_one(problem, mode, prepare):
+    one, rows_of_one = run_steps(on(problem, parallel.choose("jit")), prepare)
+    many, rows_of_many = run_steps(on(problem, parallel.choose(mode, count=8)), prepare)
+    for a, b in zip(rows_of_one, rows_of_many, strict=True):
+        np.testing.assert_allclose(a["squared_error"], b["squared_error"], rtol=1e-4)
+        assert a["weight"] == b["weight"]
+    # Adam divides by the root of tiny second moments: a last-bit difference of a gradient near zero moves a weight by
+    # a share of the learning rate, so weights are compared on that scale.
+    for (path, a), b in zip(jax.tree.leaves_with_path(one), jax.tree.leaves(many), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4, err_msg=jax.tree_util.keystr(path))
+
+
+def test_dropout_masks_differ_between_devices(problem):
+    dropped = dataclasses.replace(problem.config.model, embedding_dropout=0.5)
+    problem = dataclasses.replace(problem, config=dataclasses.replace(problem.config, model=dropped))
+    one, _ = run_steps(on(problem, parallel.choose("vmap", count=8)), head_phase)
+    many, _ = run_steps(on(problem, parallel.choose("pmap", count=8)), head_phase)
+    for a, b in zip(jax.tree.leaves(one.tables["users"]), jax.tree.leaves(many.tables["users"]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("what", ["all", "top:1", "bias", "none"])
+def test_only_what_is_named_learns(problem, what):
+    def prepare(p):
+        return phases.prepare_encoder(p, 2, patience=0, start=None)
+
+    changed = on(problem, problem.spread, trainable=what)
+    before = traverse_util.flatten_dict(full_params(prepare(changed).state))
+    before = {path: np.asarray(leaf) for path, leaf in before.items()}
+    after = traverse_util.flatten_dict(full_params(run_steps(changed, prepare)[0]))
+    moved = {path for path in before if not np.array_equal(before[path], after[path])}
+    encoder = {path for path in moved if path[0] == "encoder"}
+    assert {("head", "projection"), ("head", "text_bias")} <= moved
+    assert ("head", "mu") not in moved
+    assert ("head", "center") not in moved
+    if what == "none":
+        assert not encoder
+    elif what == "bias":
+        assert encoder
+        assert all(path[-1] == "bias" for path in encoder)
+    elif what == "top:1":
+        assert encoder
+        assert all(path[1:4] == ("encoder", "layer", "1") for path in encoder)
+    else:
+        assert WORDS in encoder
+        assert all(path in encoder for path in before if path[0] == "encoder" and path[-1] == "kernel")
+
+
+def test_words_that_no_text_has_keep_their_bits(problem):
+    state, _ = run_steps(problem, encoder_phase)
+    used = np.unique(problem.tokens.values)
+    unused = np.setdiff1d(np.arange(len(state.tables["words"].values)), [*used, problem.encoder.config.pad_token_id])
+    assert len(unused)
+    loaded = problem.encoder.params["embeddings"]["word_embeddings"]["embedding"]
+    np.testing.assert_array_equal(state.tables["words"].values[unused], loaded[unused])
+
+
+def test_the_loss_of_a_step_is_the_formula(problem):
+    """Squared error and gradient of the head phase, against NumPy on the unbatched pairs."""
+    prepared = head_phase(problem)
+    batch = prepared.source.batch(0, 0)
+    state, metrics = prepared.step(prepared.state, batch, jax.random.key(0))
+    fresh = head_phase(problem).state
+    head = merge(fresh.trainable, fresh.frozen)["head"]
+    z = problem.features_IxE - np.asarray(head["center"])
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    users = np.asarray(fresh.tables["users"].values)
+    units = prepared.source.units(0, 0)
+    real = batch.weight[0] > 0
+    user, item = batch.pair_user[0][real], batch.item[0][batch.pair_item[0][real]]
+    assert real.sum() == units.size.sum()
+    scores = float(head["mu"]) + np.sum(users[user, :-1] * (z @ np.asarray(head["projection"]))[item], axis=1)
+    np.testing.assert_allclose(metrics["squared_error"], np.sum((scores - batch.target[0][real]) ** 2), rtol=1e-4)
+
+
+def test_finished_vectors_score_as_the_step_does(problem):
+    state, _ = run_steps(problem, encoder_phase)
+    prepared = encoder_phase(problem)
+    vectors = phases.finished_vectors(problem, prepared, state)
+    train = problem.split.train
+    unseen = np.setdiff1d(np.arange(problem.dataset.num_items), train.item)
+    assert len(unseen) >= 10
+    anchors = phases.finished_vectors(dataclasses.replace(problem, gate_I=np.zeros_like(problem.gate_I)), prepared, state)
+    np.testing.assert_array_equal(vectors.item_vectors[unseen], anchors.item_vectors[unseen])
+    assert np.isfinite(np.asarray(vectors.score(np.arange(5)))).all()
+
+
+def test_a_user_without_training_events_has_zeros(problem):
+    rows = np.flatnonzero(problem.split.train.user != 3)
+    split = dataclasses.replace(problem.split, train_rows=problem.split.train_rows[rows])
+    colder = problem.on(split)
+    assert history(split.train, problem.dataset.num_users).counts[3] == 0
+    vectors = phases.finished_vectors(colder, head_phase(colder), head_phase(colder).state)
+    assert not vectors.user_vectors[3].any()
+    assert vectors.user_biases[3] == 0
+
+
+def test_partition_and_merge_are_inverse():
+    tree = {"encoder": {"a": {"kernel": 1, "bias": 2}}, "head": {"projection": 3, "mu": 4}}
+    chosen, rest = partition(tree, trainable_rule("bias", 2))
+    assert chosen == {"encoder": {"a": {"bias": 2}}, "head": {"projection": 3}}
+    assert merge(chosen, rest) == tree
+    with pytest.raises(ValueError, match="two trees"):
+        merge(tree, chosen)
