@@ -6,6 +6,7 @@ no network. Out of scope: how each kind of mirror delivers (`mirrors`), what the
 
 import dataclasses
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,6 +106,7 @@ def _fetch_locked(artifact: Artifact, offline: bool, reasons: list[str]) -> bool
         except MirrorError as error:
             reasons.append(f"{mirror.label}: {error}")
         else:
+            shutil.rmtree(partial)
             return True
     return False
 

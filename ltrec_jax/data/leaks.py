@@ -40,7 +40,7 @@ def check(split: Split) -> LeakReport:
     findings: list[str] = []
     rows = (split.train_rows, split.validation_rows, split.test_rows)
     for name, first, second in (("validation", 0, 1), ("test", 0, 2), ("validation and test", 1, 2)):
-        shared = len(np.intersect1d(rows[first], rows[second]))
+        shared = _number_shared(rows[first], rows[second], len(split.dataset.interactions))
         if shared:
             findings.append(f"{shared} rows stand in {'both ' if first else 'training and '}{name}")
     part = np.full(len(split.dataset.interactions), UNUSED, np.uint8)
@@ -51,6 +51,12 @@ def check(split: Split) -> LeakReport:
         findings.append(f"{repeated} events repeat a (user, item) pair of an earlier part")
     findings += _cold_leaks(split, part) + _late_events(split, part)
     return LeakReport(split.name, tuple(findings))
+
+
+def _number_shared(first: np.ndarray, second: np.ndarray, length: int) -> int:
+    inside = np.zeros(length, bool)
+    inside[first] = True
+    return int(inside[second].sum())
 
 
 def _cold_leaks(split: Split, part: np.ndarray) -> list[str]:

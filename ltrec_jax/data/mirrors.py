@@ -135,11 +135,10 @@ class Url:
             extract(downloaded, self.members, directory, kind=name)
         else:
             ((relative, _),) = self.members.items()
-            target = inside(directory, relative)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = _place(directory, relative)
             if name.endswith(".gz") and not relative.endswith(".gz"):
-                with _archive_errors(downloaded), gzip.open(downloaded) as source, target.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, _CHUNK)
+                with _archive_errors(downloaded), gzip.open(downloaded) as source:
+                    _copy(source, target)
             else:
                 downloaded.replace(target)
         downloaded.unlink(missing_ok=True)
@@ -173,8 +172,7 @@ class Hub:
                 )
             except failures as error:
                 raise MirrorError(_one_line(str(error))) from error
-            target = inside(directory, relative)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = _place(directory, relative)
             shutil.move(found, target)
 
 
@@ -198,8 +196,7 @@ class LocalFolder:
             source = Path(named).expanduser() / member
             if not source.is_file():
                 raise MirrorError(f"{source} is missing")
-            target = inside(directory, relative)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = _place(directory, relative)
             shutil.copyfile(source, target)
 
 
@@ -260,7 +257,7 @@ def extract(archive: Path, members: Mapping[str, str], directory: Path, *, kind:
             with zipfile.ZipFile(archive) as opened:
                 for relative, member in members.items():
                     with _named_member(member), opened.open(member) as source:
-                        _copy(source, inside(directory, relative))
+                        _copy(source, _place(directory, relative))
         else:
             with tarfile.open(archive, "r:gz") as tar:
                 for relative, member in members.items():
@@ -270,7 +267,7 @@ def extract(archive: Path, members: Mapping[str, str], directory: Path, *, kind:
                     if content is None:
                         raise MirrorError(f"its member {member} is not a plain file")
                     with content:
-                        _copy(content, inside(directory, relative))
+                        _copy(content, _place(directory, relative))
 
 
 def _receive(answer: http.client.HTTPResponse, path: Path, have: int) -> None:
@@ -305,8 +302,13 @@ def _bytes_under(folder: Path) -> int:
     return total
 
 
-def _copy(source: IO[bytes], target: Path) -> None:
+def _place(directory: Path, relative: str) -> Path:
+    target = inside(directory, relative)
     target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _copy(source: IO[bytes], target: Path) -> None:
     with target.open("wb") as sink:
         shutil.copyfileobj(source, sink, _CHUNK)
 

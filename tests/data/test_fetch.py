@@ -107,6 +107,7 @@ def test_a_second_call_needs_no_network(server: Server) -> None:
     server.files["/data.bin"] = DATA
     folder = fetch.fetch(plain(server))
     assert (folder / "data.bin").read_bytes() == DATA
+    assert not list((folder.parent / ".partial").iterdir())
     assert fetch.fetch(plain(server), offline=True) == folder
     assert len(server.requests) == 1
 

@@ -404,6 +404,9 @@ def test_load_keeps_the_prepared_dataset_and_finds_it_without_raw_files(
     again = sources.load("amazon-2023-all-beauty", offline=True)
     assert again.path == first.path
     assert again.fingerprint == first.fingerprint
+    (again.path / "items.parquet").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"items\.parquet is damaged.*remove .* and load 'amazon-2023-all-b"):
+        sources.load("amazon-2023-all-beauty", offline=True)
     elsewhere = tmp_path / "elsewhere"
     with pytest.raises(UserError, match="Cannot fetch amazon-2023-all-beauty"):
         sources.load("amazon-2023-all-beauty", cache=elsewhere, offline=True)

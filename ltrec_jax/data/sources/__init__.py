@@ -47,14 +47,14 @@ def load(name: str, *, cache: Path | None = None, offline: bool | None = None) -
     places = {variant.artifact.name: folder / f"{source.name}-{_key(variant)}" for variant in source.variants}
     for place in places.values():
         if place.is_dir():
-            return Dataset.load(place)
+            return _open(place, source)
     artifact, files = fetch.fetch_any([variant.artifact for variant in source.variants], offline=offline)
     variant = next(variant for variant in source.variants if variant.artifact is artifact)
     place = places[artifact.name]
     with storage.lock(folder / f".{place.name}.lock"):
         if not place.is_dir():
-            read(source, variant, files).save(place)
-    return Dataset.load(place)
+            return read(source, variant, files).save(place)
+    return _open(place, source)
 
 
 def find(name: str) -> Source:
@@ -82,6 +82,13 @@ def read(source: Source, variant: Variant, files: Path) -> Dataset:
             "Remove that folder and load the dataset again."
         )
     return dataset
+
+
+def _open(place: Path, source: Source) -> Dataset:
+    try:
+        return Dataset.load(place)
+    except UserError as error:
+        raise UserError(f"{error} Here that means: remove {place} and load {source.name!r} again.") from error
 
 
 def _sources() -> list[Source]:

@@ -47,7 +47,8 @@ def _read_hetrec(connection: "duckdb.DuckDBPyConnection", folder: Path) -> None:
             best AS (SELECT *, row_number() OVER (PARTITION BY id ORDER BY times DESC, tag) AS place FROM counted),
             listed AS (SELECT id, string_agg(tag, ', ' ORDER BY place) AS tags FROM best
                        WHERE place <= {_TAGS_PER_ARTIST} GROUP BY id)
-            SELECT id AS item_id, name AS title, tags FROM artists LEFT JOIN listed USING (id) ORDER BY try_cast(id AS INTEGER)"""
+            SELECT id AS item_id, name AS title, tags FROM artists LEFT JOIN listed USING (id)
+            ORDER BY try_cast(id AS INTEGER)"""
     )
 
 

@@ -76,7 +76,8 @@ def _read_100k_users(connection: "duckdb.DuckDBPyConnection", path: Path, *, del
     names = {"user_id": "VARCHAR", "age": "BIGINT", "gender": "VARCHAR", "occupation": "VARCHAR", "zip": "VARCHAR"}
     reading.read_delimited(connection, "raw_users", path, names, delimiter=delimiter, header=header)
     connection.execute(
-        "CREATE TABLE users AS SELECT user_id, age, gender, occupation FROM raw_users ORDER BY try_cast(user_id AS INTEGER)"
+        """CREATE TABLE users AS
+           SELECT user_id, age, gender, occupation FROM raw_users ORDER BY try_cast(user_id AS INTEGER)"""
     )
 
 

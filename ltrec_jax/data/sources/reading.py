@@ -41,6 +41,8 @@ def connection() -> Iterator["duckdb.DuckDBPyConnection"]:
             tempfile.TemporaryDirectory(dir=root, prefix=".duckdb-") as folder,
             duckdb.connect(Path(folder) / "work.duckdb") as opened,
         ):
+            # Without both, `query_progress` has nothing to tell; the printing would be DuckDB's own.
+            opened.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
             yield opened
 
 
