@@ -9,7 +9,6 @@ import dataclasses
 import gzip
 import http.client
 import importlib.util
-import json
 import os
 import shutil
 import ssl
@@ -172,8 +171,7 @@ class Hub:
                 )
             except failures as error:
                 raise MirrorError(_one_line(str(error))) from error
-            target = _place(directory, relative)
-            shutil.move(found, target)
+            shutil.move(found, _place(directory, relative))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,8 +194,7 @@ class LocalFolder:
             source = Path(named).expanduser() / member
             if not source.is_file():
                 raise MirrorError(f"{source} is missing")
-            target = _place(directory, relative)
-            shutil.copyfile(source, target)
+            shutil.copyfile(source, _place(directory, relative))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,7 +305,7 @@ def _place(directory: Path, relative: str) -> Path:
     return target
 
 
-def _copy(source: IO[bytes], target: Path) -> None:
+def _copy(source: IO[bytes] | gzip.GzipFile, target: Path) -> None:
     with target.open("wb") as sink:
         shutil.copyfileobj(source, sink, _CHUNK)
 
@@ -348,5 +345,5 @@ def _network_reason(error: Exception) -> str:
 
 
 def _one_line(text: str) -> str:
-    flat = json.dumps(" ".join(text.split()), ensure_ascii=False)[1:-1].replace('\\"', '"')
+    flat = " ".join(text.split())
     return flat if len(flat) <= 200 else flat[:197] + "..."
