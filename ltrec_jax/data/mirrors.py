@@ -216,7 +216,8 @@ class Together:
             try:
                 part.retrieve(directory, partial)
             except MirrorError as error:
-                raise MirrorError(f"{part.label}: {error}") from error
+                where = "" if part is self.parts[0] else f"{part.label}: "  # the first is in our own label
+                raise MirrorError(f"{where}{error}") from error
 
 
 def download(url: str, path: Path) -> None:
