@@ -90,7 +90,7 @@ class Bundle:
     def save(self, path: Path, *, replace: bool = False) -> None:
         """Write the bundle directory, whole or not at all. Equal models give equal bytes."""
         with storage.new_directory(Path(path), replace=replace) as directory:
-            export_weights(self.encoder, directory / "encoder")
+            export_weights(self.encoder, directory / "encoder", formats=("safetensors",))
             save_tensors({key: np.asarray(value) for key, value in self.head.items()}, directory / "head.safetensors")
             (directory / "arrays").mkdir()
             for name, part in _ARRAYS.items():
@@ -144,7 +144,7 @@ class Bundle:
 
 def save_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
     """Write named arrays as one safetensors file. Called inside a directory that is being made."""
-    safetensors.numpy.save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, path)
+    safetensors.numpy.save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, path)
 
 
 def load_tensors(path: Path) -> dict[str, np.ndarray]:

@@ -47,6 +47,10 @@ class MetricWriter(Protocol):
         """Record one row of metrics at a step."""
         ...
 
+    def rewind(self, phase: str, step: int) -> None:
+        """Forget the rows of a phase after a step: a resumed run writes them again."""
+        ...
+
     def close(self) -> None:
         """Flush and release."""
         ...

@@ -44,8 +44,9 @@ class Checkpoints:
             ]
         )
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
         with storage.disk_errors(self.directory):
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def __enter__(self) -> Self:
         return self
@@ -88,17 +89,37 @@ class Checkpoints:
         step = found[-1] if step is None else step
         if step not in found:
             raise UserError(f"{self.directory} has no checkpoint of step {step}; it has {found or 'none'}.")
+        place = self.directory / str(step)
+        others = [s for s in found if s != step]
+        remedy = f"Remove that directory to go on from {f'step {others[-1]}' if others else 'the start'}."
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
+            saved = self._manager.item_metadata(step)["state"].tree
+            # Asked first: a restore that meets a wrong shape half-way leaves its other reads dangling.
+            if differing := _differing_shapes(saved, target):
+                raise UserError(f"The checkpoint {place} belongs to another model ({differing}). {remedy}")
             read = self._manager.restore(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardRestore(target), notes=ocp.args.JsonRestore()),
             )
-        except (ValueError, KeyError, OSError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            others = [s for s in found if s != step]
-            raise UserError(
-                f"The checkpoint {self.directory / str(step)} is damaged or belongs to another model ({reason}). "
-                f"Remove that directory to go on from {f'step {others[-1]}' if others else 'the start'}."
-            ) from error
+        except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise UserError(f"The checkpoint {place} is damaged ({reason}). {remedy}") from error
         return Restored(step, read["state"], read["notes"])
+
+
+def _differing_shapes(saved: PyTree, target: PyTree) -> str:
+    """The first leaf whose place or shape differs between what is saved and what is wanted; empty if none does."""
+    # Orbax's metadata gives tuples as lists and dataclasses as dicts: the leaves' order by name is what compares.
+    have, want = (
+        {_plain_path(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (saved, target)
+    )
+    for name in sorted(have.keys() | want.keys()):
+        if have.get(name) != want.get(name):
+            return f"{name}: saved {have.get(name, 'nothing')}, wanted {want.get(name, 'nothing')}"
+    return ""
+
+
+def _plain_path(path: tuple[Any, ...]) -> str:
+    return ".".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)

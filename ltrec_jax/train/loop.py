@@ -84,6 +84,7 @@ def run_phase(
     if (restored := checkpoints.restore(state)) is not None:
         state, start = restored.state, restored.step
         best = _Best(**restored.notes["best"]) if restored.notes["best"]["step"] else _Best()
+    writer.rewind(phase.name, start)
     per_epoch = source.steps_per_epoch
     total = phase.epochs * per_epoch
     reason = "all epochs done"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ltrec_jax import storage
 from ltrec_jax.errors import UserError
 
 
@@ -14,6 +15,7 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._stream = path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -24,6 +26,13 @@ class JsonLines:
         }
         self._stream.write(json.dumps(row, allow_nan=False) + "\n")
         self._stream.flush()
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Drop the rows of a phase after a step, and a last line that a kill cut short."""
+        kept = [row for row in read_rows(self._path) if row.get("phase") != phase or row["step"] <= step]
+        self._stream.close()
+        storage.write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._stream = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         """Close the file."""

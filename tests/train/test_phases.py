@@ -107,7 +107,7 @@ def test_the_loss_of_a_step_is_the_formula(problem):
     """Squared error and gradient of the head phase, against NumPy on the unbatched pairs."""
     prepared = head_phase(problem)
     batch = prepared.source.batch(0, 0)
-    state, metrics = prepared.step(prepared.state, batch, jax.random.key(0))
+    _, metrics = prepared.step(prepared.state, batch, jax.random.key(0))
     fresh = head_phase(problem).state
     head = merge(fresh.trainable, fresh.frozen)["head"]
     z = problem.features_IxE - np.asarray(head["center"])
@@ -128,7 +128,9 @@ def test_finished_vectors_score_as_the_step_does(problem):
     train = problem.split.train
     unseen = np.setdiff1d(np.arange(problem.dataset.num_items), train.item)
     assert len(unseen) >= 10
-    anchors = phases.finished_vectors(dataclasses.replace(problem, gate_I=np.zeros_like(problem.gate_I)), prepared, state)
+    anchors = phases.finished_vectors(
+        dataclasses.replace(problem, gate_I=np.zeros_like(problem.gate_I)), prepared, state
+    )
     np.testing.assert_array_equal(vectors.item_vectors[unseen], anchors.item_vectors[unseen])
     assert np.isfinite(np.asarray(vectors.score(np.arange(5)))).all()
 

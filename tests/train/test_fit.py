@@ -1,0 +1,171 @@
+"""Fine-tuning from end to end on a small world whose texts tell what people like."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltrec_jax import config as configuration
+from ltrec_jax.bundle import Bundle, load_vectors
+from ltrec_jax.errors import UserError
+from ltrec_jax.train import fit as fitting
+from ltrec_jax.train.fit import FROZEN_TEXT, fit
+from ltrec_jax.train.tracking import read_rows
+
+
+def rmse(model, events):
+    return float(np.sqrt(np.mean((model.score_pairs(events.user, events.item) - events.rating) ** 2)))
+
+
+def with_train(config, **changes):
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, small_split, small_config):
+    out = tmp_path_factory.mktemp("fit") / "run"
+    return out, fit(small_split, with_train(small_config, head_epochs=10), out)
+
+
+def test_the_loss_falls_and_the_model_beats_the_mean(run, small_split):
+    out, bundle = run
+    losses = [row["train_rmse"] for row in read_rows(out / "metrics.jsonl") if "train_rmse" in row]
+    assert losses[-1] < 0.9 * losses[0]
+    mean = np.sqrt(np.mean((small_split.train.rating.mean() - small_split.test.rating) ** 2))
+    assert rmse(bundle, small_split.test) < 0.9 * mean
+
+
+def test_a_run_directory_holds_what_was_promised(run, small_split, small_config):
+    out, bundle = run
+    assert {p.name for p in out.iterdir()} == {"config.toml", "metrics.jsonl", "checkpoints", "bundle", FROZEN_TEXT}
+    assert fitting.load_run_config(out) == with_train(small_config, head_epochs=10)
+    read = Bundle.load(out / "bundle")
+    users = np.arange(bundle.num_users)
+    np.testing.assert_array_equal(read.score(users), bundle.score(users))
+    assert read.history.counts.sum() == len(small_split.train_rows)
+    frozen = load_vectors(out / FROZEN_TEXT)
+    assert not np.array_equal(frozen.item_vectors, bundle.vectors.item_vectors)
+
+
+def test_a_never_seen_item_is_scored_by_its_text(run, small_dataset):
+    _, bundle = run
+    cold = np.flatnonzero(bundle.counts == 0)
+    topic = cold % 3
+    scores = np.asarray(bundle.score(np.arange(small_dataset.num_users)))[:, cold]
+    liked = scores[np.arange(small_dataset.num_users) % 3 == 0][:, topic == 0].mean()
+    other = scores[np.arange(small_dataset.num_users) % 3 == 0][:, topic != 0].mean()
+    assert liked > other + 0.3
+
+
+def test_the_log_tells_tokens_and_pairs(run, small_split):
+    rows = [r for r in read_rows(run[0] / "metrics.jsonl") if r["phase"] == "encoder" and "pairs_seen" in r]
+    assert sum(r["pairs_seen"] for r in rows) == 2 * len(small_split.train_rows)
+    assert all(r["tokens_encoded"] > 0 for r in rows)
+
+
+def test_same_seed_same_bits(run, small_split, small_config, tmp_path):
+    again = fit(small_split, with_train(small_config, head_epochs=10), tmp_path / "again")
+    np.testing.assert_array_equal(again.vectors.item_vectors, run[1].vectors.item_vectors)
+    one, other = ((out / "bundle" / "bundle.json").read_bytes() for out in (run[0], tmp_path / "again"))
+    assert one == other
+
+
+def test_refit_learns_from_the_validation_rows_too(small_split, small_config, tmp_path):
+    config = dataclasses.replace(with_train(small_config, epochs=0), refit=True)
+    bundle = fit(small_split, config, tmp_path / "run")
+    assert bundle.history.counts.sum() == len(small_split.train_rows) + len(small_split.validation_rows)
+    phases = {row["phase"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")}
+    assert phases == {"head", "refit head"}
+
+
+def test_a_directory_in_use_or_of_another_configuration_is_refused(run, small_split, small_config):
+    out, _ = run
+    with pytest.raises(UserError, match=r"not empty.*--resume"):
+        fit(small_split, small_config, out)
+    with pytest.raises(UserError, match="another configuration"):
+        fit(small_split, with_train(small_config, epochs=7), out, resume=True)
+    with pytest.raises(UserError, match="not a run directory"):
+        fit(small_split, small_config, out / "bundle", resume=True)
+
+
+def test_resuming_a_finished_run_changes_nothing(run, small_split, small_config):
+    out, bundle = run
+    before = (out / "metrics.jsonl").read_bytes()
+    again = fit(small_split, with_train(small_config, head_epochs=10), out, resume=True)
+    np.testing.assert_array_equal(again.vectors.item_vectors, bundle.vectors.item_vectors)
+    assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_nothing_to_learn_from_is_one_clear_line(small_split, small_config, tmp_path):
+    empty = dataclasses.replace(small_split, train_rows=np.zeros(0, np.int64))
+    with pytest.raises(UserError, match="training part"):
+        fit(empty, small_config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["arrays/item_vectors.npy", "head.safetensors", "encoder/model.safetensors"])
+def test_a_damaged_bundle_is_named(run, tmp_path, name):
+    import shutil
+
+    shutil.copytree(run[0] / "bundle", tmp_path / "bundle")
+    path = tmp_path / "bundle" / name
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UserError, match=name):
+        Bundle.load(tmp_path / "bundle")
+
+
+def test_a_bundle_of_another_format_and_no_bundle_are_refused(run, tmp_path):
+    import shutil
+
+    shutil.copytree(run[0] / "bundle", tmp_path / "bundle")
+    text = (tmp_path / "bundle" / "bundle.json").read_text().replace('"format_version": 1', '"format_version": 99')
+    (tmp_path / "bundle" / "bundle.json").write_text(text)
+    with pytest.raises(UserError, match="format 99"):
+        Bundle.load(tmp_path / "bundle")
+    with pytest.raises(UserError, match="no bundle.json"):
+        Bundle.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bits(run, small_dataset, small_config, tmp_path):
+    """SIGKILL at whatever moment; a resumed run ends as the uninterrupted one."""
+    small_dataset.save(tmp_path / "data")
+    out = tmp_path / "run"
+    (tmp_path / "c.toml").write_text(configuration.to_toml(with_train(small_config, head_epochs=10)))
+    code = f"""
+import sys
+from pathlib import Path
+from ltrec_jax.config import from_toml
+from ltrec_jax.data import splits
+from ltrec_jax.data.dataset import Dataset
+from ltrec_jax.train.fit import fit
+split = splits.random(Dataset.load(Path({str(tmp_path / "data")!r})), test=0.2, validation=0.1, seed=0)
+fit(split, from_toml(Path({str(tmp_path / "c.toml")!r}).read_text()), Path({str(out)!r}), resume="resume" in sys.argv)
+"""
+    (tmp_path / "work.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, str(tmp_path / "work.py"), *arguments], env=environment, stderr=subprocess.PIPE
+        )
+
+    process = start()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if list((out / "checkpoints").rglob("commit_success.txt")):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = start("resume")
+    _, errors = done.communicate(timeout=300)
+    assert done.returncode == 0, errors.decode()[-2000:]
+    resumed = Bundle.load(out / "bundle")
+    np.testing.assert_array_equal(resumed.vectors.item_vectors, run[1].vectors.item_vectors)
+    np.testing.assert_array_equal(resumed.vectors.user_vectors, run[1].vectors.user_vectors)
