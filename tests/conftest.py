@@ -66,7 +66,7 @@ def tiny_encoder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_dataset():
-    """120 users who like one topic of three, 90 items whose text tells the topic, long-tailed, 10 of them never rated."""
+    """120 users who like one topic of three; 90 items whose text tells the topic, 10 of them never rated."""
     from ltrec_jax.data.dataset import Dataset, Interactions
 
     rng = np.random.default_rng(0)
@@ -109,6 +109,7 @@ def small_config(tiny_encoder):
 
     return from_dict(
         {
+            "refit": False,
             "data": {"max_length": 16},
             "encoder": {"name": str(tiny_encoder), "precision": "float32"},
             "model": {"embedding_dim": 8, "embedding_dropout": 0.2},

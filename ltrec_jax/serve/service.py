@@ -19,7 +19,7 @@ NEW = "new"
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
-    """One recommended item: rank from 1, ids, text, score on the rating scale, popularity group, liked items it resembles."""
+    """One recommended item: rank from 1, text, score on the rating scale, popularity group, liked items like it."""
 
     rank: int
     item_id: str

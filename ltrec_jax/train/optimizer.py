@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import optax
-from flax import traverse_util
 
 from ltrec_jax.config import TrainConfig
 from ltrec_jax.types import PyTree
@@ -27,32 +27,35 @@ def warmup_cosine(total_steps: int, warmup: float) -> Schedule:
 def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter, 2019) over the trainable subtree {encoder: ..., head: ...}.
 
-    The global norm is clipped first; kernels and embeddings decay, biases and LayerNorm scales do not; the encoder and
-    the head have peaks of their own under one schedule.
+    The global norm is clipped first; kernels and embeddings decay, biases and LayerNorm scales do not; encoder and
+    head have peaks and decays of their own under one schedule.
     """
     factor = warmup_cosine(total_steps, config.warmup)
 
-    def at_peak(peak: float) -> optax.GradientTransformation:
-        return optax.scale_by_schedule(lambda step: -peak * factor(step))
+    def part(peak: float, decay: float) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.scale_by_adam(),
+            optax.add_decayed_weights(decay, mask=_decays),
+            optax.scale_by_schedule(lambda step: -peak * factor(step)),
+        )
 
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(
-        clip,
-        optax.scale_by_adam(),
-        optax.add_decayed_weights(config.weight_decay, mask=_decays),
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         optax.multi_transform(
-            {"encoder": at_peak(config.learning_rate), "head": at_peak(config.head_learning_rate)}, _part
+            {
+                "encoder": part(config.learning_rate, config.weight_decay),
+                "head": part(config.head_learning_rate, config.head_weight_decay),
+            },
+            _part_of_leaf,
         ),
     )
 
 
 def _decays(params: PyTree) -> PyTree:
-    flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict(
-        {path: path[-1] in ("kernel", "embedding", "projection", "text_bias") for path in flat}
+    return jax.tree.map_with_path(
+        lambda path, _: path[-1].key in ("kernel", "embedding", "projection", "text_bias"), params
     )
 
 
-def _part(params: PyTree) -> PyTree:
-    flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict({path: path[0] for path in flat})
+def _part_of_leaf(params: PyTree) -> PyTree:
+    return jax.tree.map_with_path(lambda path, _: path[0].key, params)

@@ -127,7 +127,7 @@ def test_a_bundle_of_another_format_and_no_bundle_are_refused(run, tmp_path):
     (tmp_path / "bundle" / "bundle.json").write_text(text)
     with pytest.raises(UserError, match="format 99"):
         Bundle.load(tmp_path / "bundle")
-    with pytest.raises(UserError, match="no bundle.json"):
+    with pytest.raises(UserError, match=r"no bundle\.json"):
         Bundle.load(tmp_path)
 
 

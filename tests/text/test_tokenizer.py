@@ -1,0 +1,59 @@
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from ltrec_jax.errors import UserError
+from ltrec_jax.text.tokenizer import load_tokenizer
+
+
+def test_special_tokens_stand_around_a_text(tiny_encoder):
+    tokenizer = load_tokenizer(tiny_encoder, 22)
+    values, offsets, cut = tokenizer.encode(["the rocket", "", "barn and xyz"], 16)
+    the, rocket, barn, conj = (tokenizer.token_id(w) for w in ("the", "rocket", "barn", "and"))
+    assert values.tolist() == [2, the, rocket, 3, 2, 3, 2, barn, conj, 1, 3]
+    assert offsets.tolist() == [0, 4, 6, 11]
+    assert (values.dtype, offsets.dtype, cut) == (np.int32, np.int64, 0)
+
+
+def test_long_texts_are_cut_and_counted(tiny_encoder):
+    tokenizer = load_tokenizer(tiny_encoder, 22)
+    values, offsets, cut = tokenizer.encode(["the rocket", "the rocket and the planet and the comet"], 5)
+    assert cut == 1
+    assert np.diff(offsets).tolist() == [4, 5]
+    assert values[-1] == 3
+
+
+def test_a_foreign_vocabulary_is_named(tiny_encoder):
+    with pytest.raises(UserError, match="knows 22 tokens, the encoder's vocab_size is 30522"):
+        load_tokenizer(tiny_encoder, 30522)
+
+
+def test_a_damaged_or_absent_tokenizer_is_named(tiny_encoder, tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer\.json is damaged"):
+        load_tokenizer(tmp_path, 22)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="has no tokenizer"):
+        load_tokenizer(tmp_path, 22)
+
+
+def test_the_fingerprint_changes_with_the_vocabulary(tiny_encoder, tmp_path):
+    shutil.copytree(tiny_encoder, tmp_path / "t")
+    raw = json.loads((tmp_path / "t" / "tokenizer.json").read_text())
+    vocabulary = raw["model"]["vocab"]
+    vocabulary["rocket"], vocabulary["barn"] = vocabulary["barn"], vocabulary["rocket"]
+    (tmp_path / "t" / "tokenizer.json").write_text(json.dumps(raw))
+    assert load_tokenizer(tmp_path / "t", 22).fingerprint != load_tokenizer(tiny_encoder, 22).fingerprint
+    assert load_tokenizer(tiny_encoder, 22).fingerprint == load_tokenizer(tiny_encoder, 22).fingerprint
+
+
+def test_real_minilm_splits_words_as_transformers_does(minilm_directory):
+    from transformers import AutoTokenizer
+
+    texts = ["Toy Story (1995). Animation", "Amélie, 2001", "千与千寻", "naïve café — déjà vu 🚀", ""]
+    theirs = AutoTokenizer.from_pretrained(minilm_directory)(texts)["input_ids"]
+    values, offsets, _ = load_tokenizer(minilm_directory, 30522).encode(texts, 256)
+    assert [values[a:b].tolist() for a, b in itertools.pairwise(offsets)] == theirs

@@ -1,0 +1,67 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ltrec_jax.config import TrainConfig
+from ltrec_jax.train.optimizer import make_optimizer, warmup_cosine
+
+
+def test_schedule_rises_peaks_and_falls_to_zero():
+    factor = warmup_cosine(100, 0.1)
+    values = np.array([float(factor(jnp.int32(step))) for step in range(101)])
+    np.testing.assert_allclose(values[:10], np.arange(1, 11) / 10, rtol=1e-6)
+    assert values[10] == 1.0
+    np.testing.assert_allclose(values[55], 0.5, atol=1e-6)
+    assert values[100] == pytest.approx(0.0, abs=1e-7)
+    assert (np.diff(values[10:]) <= 0).all()
+
+
+def test_without_warmup_the_first_step_has_the_peak():
+    assert float(warmup_cosine(10, 0.0)(jnp.int32(0))) == 1.0
+
+
+def first_updates(**changes):
+    config = TrainConfig(warmup=0.0, learning_rate=1e-3, head_learning_rate=1e-1, **changes)
+    params = {
+        "encoder": {"dense": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(3, 2.0)}},
+        "head": {"projection": jnp.full(3, 2.0)},
+    }
+    gradients = {
+        "encoder": {"dense": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}},
+        "head": {"projection": -jnp.ones(3)},
+    }
+    optimizer = make_optimizer(config, 10)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    return updates
+
+
+def test_encoder_and_head_move_at_their_own_peaks():
+    updates = first_updates(weight_decay=0.0, head_weight_decay=0.0)
+    # Adam's first step is the sign of the gradient.
+    np.testing.assert_allclose(updates["encoder"]["dense"]["kernel"], -1e-3, rtol=1e-4)
+    np.testing.assert_allclose(updates["head"]["projection"], 1e-1, rtol=1e-4)
+
+
+def test_kernels_decay_and_biases_do_not():
+    updates = first_updates(weight_decay=0.5, head_weight_decay=0.25)
+    np.testing.assert_allclose(updates["encoder"]["dense"]["kernel"], -1e-3 * (1 + 0.5 * 2), rtol=1e-4)
+    np.testing.assert_allclose(updates["encoder"]["dense"]["bias"], -1e-3, rtol=1e-4)
+    np.testing.assert_allclose(updates["head"]["projection"], -1e-1 * (-1 + 0.25 * 2), rtol=1e-4)
+
+
+def test_the_gradient_is_clipped_over_all_leaves_together():
+    config = TrainConfig(clip_norm=1.0)
+    params = {"encoder": {"a": {"bias": jnp.zeros(1)}}, "head": {"projection": jnp.zeros(1)}}
+    gradients = {"encoder": {"a": {"bias": jnp.array([3.0])}}, "head": {"projection": jnp.array([4.0])}}
+    optimizer = make_optimizer(config, 10)
+    _, state = optimizer.update(gradients, optimizer.init(params), params)
+    first_moment = optax.tree.get_all_with_path(state, "mu")
+    found = sorted(float(leaf[0]) for _, tree in first_moment for leaf in _arrays(tree))
+    np.testing.assert_allclose(found, [0.1 * 3 / 5, 0.1 * 4 / 5], rtol=1e-5)
+
+
+def _arrays(tree):
+    import jax
+
+    return [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "shape") and leaf.shape]
