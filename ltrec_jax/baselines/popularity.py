@@ -1,4 +1,4 @@
-"""Popularity: everybody is recommended what most people had. The floor that a ranking must clear. Predicts no ratings."""
+"""Popularity: everybody is recommended what most people had. The floor a ranking must clear. Predicts no ratings."""
 
 import dataclasses
 from typing import ClassVar

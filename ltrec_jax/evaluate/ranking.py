@@ -1,0 +1,82 @@
+"""Full ranking: the top list of every user over the whole catalogue, seen items taken out, and which of it are hits.
+
+No sampled negatives. Runs on the device in blocks of users through `topk`; what comes back is U x K, never U x I.
+Out of scope: metrics (`accuracy`, `longtail`).
+"""
+
+import dataclasses
+
+import numpy as np
+import tqdm
+
+from ltrec_jax import topk
+from ltrec_jax.data.dataset import Interactions
+from ltrec_jax.data.history import History
+from ltrec_jax.types import Recommender
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What should be found: users int32[U] (ascending) with at least one target, and N distinct pairs of targets.
+
+    row_N: position of the pair's user in `users`; item_N: int32. `repeats`: relevant test pairs left out because the
+    user has the item in the history, where no list may show it.
+    """
+
+    users: np.ndarray
+    row_N: np.ndarray
+    item_N: np.ndarray
+    repeats: int
+
+    def relevant(self, allowed_I: np.ndarray) -> np.ndarray:
+        """How many targets each user has among the allowed items (bool [I]): int64 [U]."""
+        return np.bincount(self.row_N[allowed_I[self.item_N]], minlength=len(self.users))
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """Top lists items int32 [U, K] (-1 where the catalogue ran out) and which of them are targets, hits bool [U, K]."""
+
+    items: np.ndarray
+    hits: np.ndarray
+
+
+def targets(test: Interactions, seen: History, num_items: int, positive_rating: float) -> Targets:
+    """The test events with a rating of at least `positive_rating`, once each, without those in the user's history.
+
+    Users without such an event are left out (skipped, not counted as zero); there may be none at all.
+    """
+    positive = test.rating >= positive_rating
+    pairs = np.unique(test.user[positive].astype(np.int64) * num_items + test.item[positive])
+    history_user = np.repeat(np.arange(seen.num_users, dtype=np.int64), seen.counts)
+    repeated = np.isin(pairs, history_user * num_items + seen.items)
+    pairs = pairs[~repeated]
+    users, row_N = np.unique(pairs // num_items, return_inverse=True)
+    return Targets(users.astype(np.int32), row_N, (pairs % num_items).astype(np.int32), int(repeated.sum()))
+
+
+def rank(
+    model: Recommender,
+    wanted: Targets,
+    seen: History,
+    num_items: int,
+    k: int,
+    *,
+    block_users: int = topk.BLOCK_USERS,
+    name: str = "model",
+) -> Lists:
+    """The k best unseen items of each target user, and which of them are targets.
+
+    Ties by item id. `ValueError` for scores of the wrong shape or NaN, with the model's name.
+    """
+    blocks = topk.ranked(model.score, wanted.users, num_items=num_items, k=k, seen=seen, block_users=block_users)
+    count = -(-len(wanted.users) // block_users)
+    bar = tqdm.tqdm(blocks, f"lists of {name}", count, unit="block", delay=1.0, leave=False)
+    try:
+        found = [items for items, _ in bar]
+    except ValueError as error:
+        raise ValueError(f"model {name!r}: {error}") from error
+    items_UxK = np.concatenate(found) if found else np.zeros((0, k), np.int32)
+    keys = wanted.row_N * num_items + wanted.item_N
+    listed = np.arange(len(items_UxK), dtype=np.int64)[:, None] * num_items + items_UxK
+    return Lists(items_UxK, np.isin(listed, keys) & (items_UxK != topk.NO_ITEM))
