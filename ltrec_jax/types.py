@@ -23,6 +23,7 @@ class Recommender(Protocol):
     """Anything that scores items for users; the evaluator and the service know models only as this.
 
     Scores are float32, deterministic and never NaN. Users and items are internal int32 ids.
+    A model whose scores are not on the rating scale says so by an attribute `predicts_ratings = False`.
     """
 
     def score(self, users_B: np.ndarray) -> Array:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart by colour-blind readers, and readable on white and on near-black.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+# After Okabe and Ito (told apart by colour-blind readers), the blue lightened to be seen on near-black too.
+_COLOURS = ("#1F83C6", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _SIZE = (6.4, 3.7)

@@ -64,6 +64,7 @@ def evaluate(
     scoring took. No data gives value None and n 0, never NaN. An empty test part is a `UserError`.
     """
     _check(models, split, groups, train_counts, primary, ks)
+    train_counts = np.asarray(train_counts)
     asked = measure.exam(split, positive_rating, tuple(dict.fromkeys(ks)))
     answers = {
         name: measure.answer(model, asked, block_users=block_users, rate=rating, name=name)

@@ -111,7 +111,7 @@ class Report:
         return next((c for c in self.comparisons if (c.metric, c.group, c.against) == wanted), None)
 
     def grid(self, metric: str) -> Grid:
-        """The table of one metric. Rows keep the order of the models, the primary first."""
+        """The table of one metric: the primary first, the others in their order, models without it left out."""
         sizes = {g: max(self.estimate(m, g, metric).n for m in self.models) for g in (OVERALL, *self.groups)}
         columns = tuple(group for group, size in sizes.items() if size)
         names = (self.primary, *(name for name in self.models if name != self.primary))
@@ -121,8 +121,10 @@ class Report:
             cells = []
             for group in columns:
                 found = self.estimate(name, group, metric)
-                cells.append(Cell(found, self._against_primary(metric, group, name), found.value == best[group]))
-            rows.append((name, tuple(cells)))
+                ahead = found.value is not None and found.value == best[group]
+                cells.append(Cell(found, self._against_primary(metric, group, name), ahead))
+            if any(cell.estimate.n for cell in cells):
+                rows.append((name, tuple(cells)))
         return Grid(metric, columns, tuple(sizes[group] for group in columns), tuple(rows))
 
     def table(self) -> str:
@@ -143,8 +145,11 @@ class Report:
         }
 
     def _best(self, metric: str, group: str) -> float | None:
-        values = [v for m in self.models if (v := self.estimate(m, group, metric).value) is not None]
-        return (min if lower_is_better(metric) else max)(values) if len(values) > 1 else None
+        """The value of the one model that is ahead of all others, None if it stands alone or shares its place."""
+        values = sorted(v for m in self.models if (v := self.estimate(m, group, metric).value) is not None)
+        if not lower_is_better(metric):
+            values.reverse()
+        return values[0] if len(values) > 1 and values[0] != values[1] else None
 
     def _against_primary(self, metric: str, group: str, name: str) -> str:
         found = self.comparison(metric, group, name)

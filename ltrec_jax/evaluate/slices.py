@@ -25,7 +25,7 @@ class Slice:
 
 
 def slices(groups: Mapping[str, np.ndarray], train_count_I: np.ndarray, user_events_U: np.ndarray) -> list[Slice]:
-    """Overall, each group of items, users by activity (`user_events_U`: their training events), items by training count."""
+    """Overall, every group of items, users by activity (`user_events_U` training events), items by training count."""
     all_I, all_U = np.ones(len(train_count_I), bool), np.ones(len(user_events_U), bool)
     found = [Slice(OVERALL, OVERALL, all_I, all_U)]
     found += [Slice(GROUP, name, np.asarray(mask, bool), all_U) for name, mask in groups.items()]

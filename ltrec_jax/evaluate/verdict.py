@@ -64,10 +64,11 @@ def _against(report: Report, metric: str, best: str) -> str:
 
 
 def _losses(report: Report) -> str:
-    worse = [c for c in report.comparisons if c.verdict == WORSE]
+    worse = sorted((c for c in report.comparisons if c.verdict == WORSE), key=lambda c: -abs(c.relative or 0.0))
     if worse:
-        worse.sort(key=lambda c: -abs(c.relative or 0.0))
-        return f"What got worse: {_and([_described(c) for c in worse], _MOST_NAMED)}."
+        largest = {(c.metric, c.group): c for c in reversed(worse)}
+        named = sorted(largest.values(), key=lambda c: (c.group != OVERALL, -abs(c.relative or 0.0)))
+        return f"What got worse: {_and([_described(c) for c in named], _MOST_NAMED)}."
     unclear = [c for c in report.comparisons if c.verdict == UNCLEAR]
     if unclear:
         open_questions = dict.fromkeys(f"{label(c.metric)} {_where(c)}" for c in unclear)
@@ -78,7 +79,7 @@ def _losses(report: Report) -> str:
 
 def _described(comparison: Comparison) -> str:
     size = f"{comparison.difference:+.4f}" if comparison.relative is None else f"{comparison.relative:+.1%}"
-    return f"{label(comparison.metric)} {_where(comparison)} ({size} against {comparison.against})"
+    return f"{label(comparison.metric)} {_where(comparison)} ({size.replace('-', '−')} against {comparison.against})"
 
 
 def _where(comparison: Comparison) -> str:
