@@ -43,12 +43,12 @@ class EncoderSection:
 class ModelConfig:
     """The two-tower head: score(u, i) = mu + b_u + b_i + <p_u, q_i>, q_i = W x_i + gate(n_i) v_i."""
 
-    embedding_dim: Annotated[int, Doc("width D of user and item vectors")] = 32
+    embedding_dim: Annotated[int, Doc("width D of user and item vectors")] = 64
     gate_count: Annotated[float, Doc("c of the gate n / (n + c): interactions until behaviour weighs half")] = 20.0
     embedding_dropout: Annotated[float, Doc("share of the D products p_u * q_i dropped in training")] = 0.6
-    user_l2: Annotated[float, Doc("lambda of |p_u|^2, added to every pair's squared error")] = 0.4
-    item_l2: Annotated[float, Doc("lambda of |v_i|^2, likewise")] = 0.01
-    bias_l2: Annotated[float, Doc("lambda of b_u^2 and of the item's bias residual, likewise")] = 0.02
+    user_l2: Annotated[float, Doc("lambda of |p_u|^2, added to every pair's squared error")] = 0.8
+    item_l2: Annotated[float, Doc("lambda of |v_i|^2, likewise")] = 0.005
+    bias_l2: Annotated[float, Doc("lambda of b_u^2 and of the item's bias residual, likewise")] = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +57,16 @@ class TrainConfig:
 
     trainable: Annotated[str, Doc("part of the encoder that learns: all, top:N, bias (BitFit), none")] = "all"
     head_epochs: Annotated[int, Doc("epochs before that on the head alone, over frozen text vectors")] = 30
-    epochs: Annotated[int, Doc("epochs at most with the encoder; early stopping may end before")] = 8
+    epochs: Annotated[int, Doc("epochs at most with the encoder; early stopping may end before")] = 4
     patience: Annotated[int, Doc("stop after this many evaluations without a better validation RMSE; 0: never")] = 5
-    batch_pairs: Annotated[int, Doc("rating pairs per global batch, about")] = 4096
+    batch_pairs: Annotated[int, Doc("rating pairs per global batch, about")] = 2048
     batch_items: Annotated[int, Doc("texts encoded per global batch at most; each of them once")] = 128
     pairs_per_item: Annotated[int, Doc("at most this many ratings of an item ride on one encoding")] = 64
     head_pairs_per_item: Annotated[int, Doc("the same in the head phase, where nothing is encoded")] = 4
     row_length: Annotated[int, Doc("tokens per packed row")] = 64
     learning_rate: Annotated[float, Doc("peak for the encoder")] = 5e-5
-    head_learning_rate: Annotated[float, Doc("peak for projection and text bias")] = 0.01
-    table_learning_rate: Annotated[float, Doc("peak for user and item rows")] = 0.03
+    head_learning_rate: Annotated[float, Doc("peak for projection and text bias")] = 0.005
+    table_learning_rate: Annotated[float, Doc("peak for user and item rows")] = 0.02
     joint_rate: Annotated[
         float, Doc("factor on the two rates above in the encoder phase, which starts near an optimum")
     ] = 0.1
