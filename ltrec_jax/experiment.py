@@ -10,14 +10,14 @@ from ltrec_jax import parallel, storage
 from ltrec_jax.baselines import biases
 from ltrec_jax.bundle import Bundle, load_vectors
 from ltrec_jax.config import Config
-from ltrec_jax.data import sources, splits
+from ltrec_jax.data import columns, sources, splits
 from ltrec_jax.data.dataset import Dataset, Split
 from ltrec_jax.data.popularity import popularity
 from ltrec_jax.errors import UserError
 from ltrec_jax.evaluate import report
 from ltrec_jax.evaluate.report import Report
 from ltrec_jax.serve.service import Recommendation, recommend
-from ltrec_jax.train.fit import FROZEN_TEXT, fit, load_run_config
+from ltrec_jax.train.fit import FROZEN_TEXT, REFIT, fit, load_run_config
 from ltrec_jax.train.tracking import read_rows
 from ltrec_jax.types import Recommender
 
@@ -97,7 +97,7 @@ def evaluate_run(run: Path) -> tuple[Report, list[Recommendation]]:
     report.write_report(
         found,
         run,
-        curve=read_rows(run / "metrics.jsonl"),
+        curve=[row for row in read_rows(run / "metrics.jsonl") if not row["phase"].startswith(REFIT)],
         examples={user: examples},
         settings=configuration.to_dict(config),
         hardware=parallel.describe_hardware(),
@@ -110,4 +110,4 @@ def example_user(bundle: Bundle) -> str:
     counts = bundle.history.counts
     order = counts.argsort(kind="stable")
     order = order[counts[order] > 0]
-    return str(bundle.users["user_id"].iloc[int(order[len(order) // 2])])
+    return str(bundle.users[columns.USER_ID].iloc[int(order[len(order) // 2])])

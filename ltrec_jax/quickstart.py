@@ -4,11 +4,13 @@ import sys
 import time
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ltrec_jax import experiment
 from ltrec_jax.config import Config
+from ltrec_jax.data import columns
 from ltrec_jax.evaluate.report import print_report
 from ltrec_jax.serve.service import Recommendation
 
@@ -28,7 +30,7 @@ def quickstart(out: Path, config: Config | None = None) -> Path:
     seconds = time.perf_counter() - started
     console.print(
         f"Finished in {seconds:.0f} s. The report is [bold]{page}[/bold] (open it in a browser).\n"
-        f"Try next:  ltrec recommend {out} --user {bundle.users['user_id'].iloc[0]} -k 10\n"
+        f"Try next:  ltrec recommend {out} --user {bundle.users[columns.USER_ID].iloc[0]} -k 10\n"
         f"           ltrec train --print-config > mine.toml   (then change it: ltrec train --config mine.toml)",
         highlight=False,
         soft_wrap=True,
@@ -38,7 +40,7 @@ def quickstart(out: Path, config: Config | None = None) -> Path:
 
 def recommendations_table(user: str, found: list[Recommendation]) -> Table:
     """Recommendations as a terminal table: rank, item, score, popularity group and the liked items it resembles."""
-    table = Table(title=f"Recommended for user {user}", title_justify="left")
+    table = Table(title=f"Recommended for user {user}", title_justify="left", box=box.SIMPLE)
     for name, justify in (("#", "right"), ("item", "left"), ("score", "right"), ("group", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("because you liked", overflow="fold")

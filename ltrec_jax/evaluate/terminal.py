@@ -1,5 +1,6 @@
 """A report on the terminal: one table per headline metric."""
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -8,6 +9,8 @@ from ltrec_jax.evaluate.results import BETTER, SYMBOLS, WORSE, Cell, Report, lab
 
 # Blue and orange can be told apart by colour-blind readers; the symbols say the same without colour.
 _STYLES = {BETTER: "blue", WORSE: "dark_orange3"}
+# A terminal of 80 columns has no room for it, and it repeats "overall" but for the never-seen items.
+_LEFT_TO_THE_PAGE = "warm"
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -16,13 +19,16 @@ def print_report(report: Report, console: Console) -> None:
         grid = report.grid(metric)
         direction = "lower" if lower_is_better(metric) else "higher"
         title = f"{label(metric)} on {report.dataset}, {report.split} ({direction} is better)"
-        table = Table(title=title, title_justify="left")
-        table.add_column("model", overflow="fold")
-        for column, n in zip(grid.columns, grid.counts, strict=True):
+        table = Table(title=title, title_justify="left", box=box.SIMPLE)
+        table.add_column("model", no_wrap=True)
+        shown = [place for place, column in enumerate(grid.columns) if column != _LEFT_TO_THE_PAGE]
+        for column, n in ((grid.columns[place], grid.counts[place]) for place in shown):
             table.add_column(Text(f"{column}\nn={n:,}", justify="right"), justify="right", no_wrap=True)
         for name, cells in grid.rows:
             ours = name == report.primary
-            table.add_row(Text(name, style="bold" if ours else ""), *map(_styled, cells), end_section=ours)
+            table.add_row(
+                Text(name, style="bold" if ours else ""), *(_styled(cells[place]) for place in shown), end_section=ours
+            )
         console.print(table)
     console.print(Text(legend(report.primary), style="dim"), soft_wrap=True)
 

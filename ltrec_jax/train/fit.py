@@ -24,6 +24,8 @@ from ltrec_jax.train.problem import Problem, load_problem
 from ltrec_jax.train.tracking import JsonLines
 from ltrec_jax.types import MetricWriter
 
+REFIT = "refit "
+"""Before the name of a phase in the metrics: the final fit on training and validation together."""
 FROZEN_TEXT = "frozen_text.safetensors"
 """In a run directory: the vectors after the head phase, before the encoder learnt anything."""
 
@@ -50,7 +52,7 @@ def fit(split: Split, config: Config | None = None, out: Path | None = None, *, 
         if config.refit and len(split.validation_rows):
             chosen = {name: outcome.epoch for name, (_, outcome) in finished.items()}
             problem = problem.on(split.with_validation_in_train())
-            finished = _train(problem, chosen, 0, out / "checkpoints" / "refit", writer, "refit ")
+            finished = _train(problem, chosen, 0, out / "checkpoints" / "refit", writer, REFIT)
     if HEAD in finished and ENCODER in finished:
         prepared, outcome = finished[HEAD]
         save_vectors(phases.finished_vectors(problem, prepared, outcome.state), out / FROZEN_TEXT)
