@@ -3,9 +3,12 @@
 Kept: the newest few and the one with the best validation error. A save that is cut short is never a checkpoint.
 """
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,7 +48,7 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
         handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
-        with storage.disk_errors(self.directory):
+        with _disk_errors(self.directory):
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def __enter__(self) -> Self:
@@ -54,7 +57,7 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with storage.disk_errors(self.directory):
+        with _disk_errors(self.directory):
             self._manager.close()
 
     @property
@@ -64,7 +67,7 @@ class Checkpoints:
 
     def save(self, step: int, state: PyTree, notes: Mapping[str, Any], *, error: float | None = None) -> None:
         """Start saving; returns as soon as the arrays are copied. `error` (lower is better) marks an evaluated step."""
-        with storage.disk_errors(self.directory):
+        with _disk_errors(self.directory):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes))),
@@ -74,7 +77,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when all saves are on disk."""
-        with storage.disk_errors(self.directory):
+        with _disk_errors(self.directory):
             self._manager.wait_until_finished()
 
     def restore(self, like: PyTree, step: int | None = None) -> Restored | None:
@@ -106,6 +109,19 @@ class Checkpoints:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise UserError(f"The checkpoint {place} is damaged ({reason}). {remedy}") from error
         return Restored(step, read["state"], read["notes"])
+
+
+@contextlib.contextmanager
+def _disk_errors(directory: Path) -> Iterator[None]:
+    with storage.disk_errors(directory):
+        try:
+            yield
+        except ValueError as error:
+            # Tensorstore puts what the system said into the text of a ValueError.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(directory)) from error
 
 
 def _differing_shapes(saved: PyTree, target: PyTree) -> str:

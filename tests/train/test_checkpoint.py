@@ -1,3 +1,7 @@
+import subprocess
+import sys
+import textwrap
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -80,3 +84,32 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
             UserError, match=r"another model \(trainable.head.projection: saved \(2, 2\), wanted \(5, 2\)\)"
         ):
             kept.restore(other)
+
+
+def test_a_full_disk_is_one_clear_line_and_the_last_checkpoint_stays(tmp_path):
+    # A file-size limit makes the kernel refuse the write for real, as a full disk would.
+    code = f"""
+        import resource, signal
+        from pathlib import Path
+        import numpy as np
+        from ltrec_jax.errors import UserError
+        from ltrec_jax.train.checkpoint import Checkpoints
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        state = {{"w": np.random.default_rng(0).normal(size=(300, 300))}}
+        place = Path({str(tmp_path)!r})
+        with Checkpoints(place, keep=2) as kept:
+            kept.save(1, state, {{}})
+        try:
+            with Checkpoints(place, keep=2) as kept:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+                kept.save(2, state, {{}})
+                kept.wait()
+        except UserError as error:
+            print("ONE LINE:", error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        with Checkpoints(place, keep=2) as kept:
+            print("KEPT:", kept.steps, np.array_equal(kept.restore(state).state["w"], state["w"]))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert f"ONE LINE: Cannot write {tmp_path}" in done.stdout
+    assert "KEPT: [1] True" in done.stdout

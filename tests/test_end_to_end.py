@@ -1,0 +1,119 @@
+"""One run through every stage, as the commands make it; the small world fast, the README's block on real data slow."""
+
+import dataclasses
+import json
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltrec_jax import cli, experiment
+from ltrec_jax import config as configuration
+from ltrec_jax.baselines import biases
+from ltrec_jax.train.tracking import read_rows
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, small_dataset, small_config):
+    place = tmp_path_factory.mktemp("end_to_end")
+    small_dataset.save(place / "data")
+    data = dataclasses.replace(small_config.data, dataset=str(place / "data"), split="random")
+    train = dataclasses.replace(small_config.train, head_epochs=10)
+    config = dataclasses.replace(small_config, data=data, train=train, refit=True)
+    (place / "c.toml").write_text(configuration.to_toml(config))
+    assert cli.main(["train", "--config", str(place / "c.toml"), "--out", str(place / "run")]) == 0
+    return place / "run"
+
+
+def test_evaluate_writes_the_report_and_beats_biases(run, capsys):
+    assert cli.main(["evaluate", str(run)]) == 0
+    assert "RMSE on small" in capsys.readouterr().out
+    report = json.loads((run / "report.json").read_text())
+    assert report["primary"] == "ltrec"
+    assert set(report["models"]) == {"ltrec", "frozen text", "biases only"}
+    ours, baseline = (report["models"][name] for name in ("ltrec", "biases only"))
+    assert ours["overall"]["rmse"]["value"] < 0.9 * baseline["overall"]["rmse"]["value"]
+    for group in ("head", "mid", "tail"):
+        assert ours["groups"][group]["rmse"]["value"] < baseline["groups"][group]["rmse"]["value"]
+    page = (run / "report.html").read_text()
+    assert "<svg" in page
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+
+
+def test_the_report_agrees_with_a_hand_computation(run):
+    report, _ = experiment.evaluate_run(run)
+    config, bundle = experiment.open_run(run)
+    split = experiment.split_of(experiment.load(config.data.dataset), config).with_validation_in_train()
+    test = split.test
+    for name, model in {
+        "ltrec": bundle,
+        "biases only": biases.fit(split.train, split.dataset.num_users, split.dataset.num_items),
+    }.items():
+        errors = np.asarray(model.score_pairs(test.user, test.item), np.float64) - test.rating
+        assert report.models[name].overall["rmse"].value == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
+
+
+def test_recommend_shows_unseen_titles_with_reasons(run, capsys):
+    assert cli.main(["recommend", str(run), "--user", "u4", "-k", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "Recommended for user u4" in out
+    assert "because you liked" in out
+
+
+def test_an_unknown_user_is_one_line(run, capsys):
+    assert cli.main(["recommend", str(run), "--user", "nobody"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "ltrec: Unknown user 'nobody'. The model knows 120 users, such as 'u0', 'u1', 'u2'.\n"
+    )
+
+
+def test_training_into_the_same_directory_is_refused_and_resuming_is_not(run, capsys):
+    config = str(run.parent / "c.toml")
+    assert cli.main(["train", "--config", config, "--out", str(run)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert cli.main(["train", "--config", config, "--out", str(run), "--resume"]) == 0
+
+
+def test_a_run_without_bundle_says_how_to_go_on(run, tmp_path, capsys):
+    (tmp_path / "config.toml").write_bytes((run / "config.toml").read_bytes())
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def readme_block(language: str, after: str = "") -> str:
+    text = README.read_text(encoding="utf-8")
+    text = text[text.index(after) :]
+    return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
+
+
+def test_readme_commands_are_single_lines_that_make_their_environment():
+    for mark, end in [("main job", "ltrec quickstart"), ("tests", "pytest")]:
+        block = readme_block("bash", f"<!-- {mark} -->").strip()
+        assert "\n" not in block
+        assert block.startswith("python3 -m venv .venv && ")
+        assert end in block
+
+
+@pytest.mark.slow
+def test_the_readme_block_runs_and_keeps_the_promised_quality(capsys):
+    """MovieLens-100K, u1.test: RMSE at most 0.935, no group worse than biases, tokens and pairs logged."""
+    names: dict = {}
+    exec(textwrap.dedent(readme_block("python")), names)
+    out = capsys.readouterr().out
+    assert "rmse" in out.lower()
+    assert len(re.findall(r"^\d\.\d\d  ", out, re.MULTILINE)) == 5
+    report = experiment.evaluate(names["model"], names["split"])
+    ours, baseline = report.models["ltrec"], report.models["biases only"]
+    assert ours.overall["rmse"].value <= 0.935
+    for group in ("head", "mid", "tail"):
+        assert ours.groups[group]["rmse"].value <= baseline.groups[group]["rmse"].value
+
+
+def test_the_log_of_a_run_counts_tokens_and_pairs(run):
+    rows = [row for row in read_rows(run / "metrics.jsonl") if row["phase"] == "encoder" and "pairs_seen" in row]
+    assert all(row["tokens_encoded"] > 0 and row["pairs_seen"] > 0 for row in rows)
