@@ -22,6 +22,7 @@ _COLOURS = ("#1F83C6", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _SIZE = (6.4, 3.7)
+_LONGEST_NAME = 24
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: small, sharp, selectable
     "svg.hashsalt": "ltrec",  # the same figures give the same bytes
@@ -61,11 +62,10 @@ def by_popularity(report: Report, metric: str) -> str:
             colour, marker = _COLOURS[order % len(_COLOURS)], _MARKERS[order % len(_MARKERS)]
             places = [bins.index((one.first, one.last)) for one in found]
             values = np.array([one.metrics[metric].value for one in found], float)
-            if len(found):
-                axes.plot(
-                    places, values, color=colour, marker=marker, label=name, zorder=3 if name == report.primary else 2
-                )
-            if name == report.primary:
+            ours = name == report.primary
+            if found:
+                axes.plot(places, values, color=colour, marker=marker, label=_short(name), zorder=3 if ours else 2)
+            if ours:
                 # A bin with a single user has no interval: the band narrows to the line there.
                 band = [one.metrics[metric].ci95 or (one.metrics[metric].value,) * 2 for one in found]
                 low, high = np.array(band, float).reshape(-1, 2).T
@@ -89,7 +89,8 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], metric: str = "rmse") -> s
 
     def draw(axes: "Axes") -> None:
         start = end = 0.0
-        for order, (phase, grouped) in enumerate(itertools.groupby(rows, key=lambda row: str(row.get("phase", "")))):
+        labelled: set[str] = set()
+        for phase, grouped in itertools.groupby(rows, key=lambda row: str(row.get("phase", ""))):
             phase_rows, start = list(grouped), end
             # A line ends with its phase: the next one starts from another model.
             for name, colour, line in zip(names, _COLOURS, ("--", "o-"), strict=False):
@@ -99,16 +100,24 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], metric: str = "rmse") -> s
                     if row.get(f"{name}_{metric}") is not None
                 ]
                 if points:
-                    axes.plot(*zip(*points, strict=True), line, color=colour, label="" if order else name)
+                    axes.plot(*zip(*points, strict=True), line, color=colour, label="" if name in labelled else name)
+                    labelled.add(name)
                     end = max(end, points[-1][0])
-            axes.text(start, 1.02, phase, transform=axes.get_xaxis_transform(), fontsize=9, alpha=0.8)
-            if order:
+            note = axes.text(start, 1.02, _short(phase), transform=axes.get_xaxis_transform(), fontsize=9, alpha=0.8)
+            note.set_in_layout(False)
+            if start:
                 axes.axvline(start, color=_INK, alpha=0.4, linewidth=0.8, linestyle=":")
+        axes.set_xlim(left=0)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label(metric))
         axes.legend(loc="best")
 
     return _svg(draw, "learning curve")
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the picture."""
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def _range(first: int, last: int) -> str:

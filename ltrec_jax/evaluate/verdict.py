@@ -64,6 +64,8 @@ def _against(report: Report, metric: str, best: str) -> str:
 
 
 def _losses(report: Report) -> str:
+    if not report.comparisons:
+        return "Too few users have test events for any comparison."
     worse = sorted((c for c in report.comparisons if c.verdict == WORSE), key=lambda c: -abs(c.relative or 0.0))
     if worse:
         largest = {(c.metric, c.group): c for c in reversed(worse)}

@@ -1,0 +1,247 @@
+"""The whole evaluation against loops over Python lists, its laws, its JSON, and everything that may be missing."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from ltrec_jax.baselines import popularity
+from ltrec_jax.errors import UserError
+from ltrec_jax.evaluate import report, slices
+from ltrec_jax.evaluate.significance import NOTHING
+
+
+def evaluate(world, models=None, **options):
+    models = models or {"ours": world.random_model(0), "other": world.random_model(1)}
+    options = {"primary": next(iter(models)), "positive_rating": 4.0, "block_users": 5} | options
+    return report.evaluate(models, world.split, world.groups, world.counts.counts, **options)
+
+
+def lists_and_targets(world, model, allowed):
+    """For each user with a target in `allowed`: the unseen items best first, and those targets."""
+    split = world.split
+    for user in range(split.dataset.num_users):
+        seen = {
+            i
+            for part in (split.train, split.validation)
+            for u, i in zip(part.user, part.item, strict=True)
+            if u == user
+        }
+        rows = zip(split.test.user, split.test.item, split.test.rating, strict=True)
+        wanted = {i for u, i, r in rows if u == user and r >= 4 and allowed[i] and i not in seen}
+        if wanted:
+            unseen = [i for i in range(split.dataset.num_items) if i not in seen]
+            yield sorted(unseen, key=lambda i: (-model.table[user, i], i)), wanted
+
+
+@pytest.mark.parametrize("group", ["overall", "head", "mid", "tail", "cold", "few", "warm"])
+def test_figures_of_every_group_equal_a_loop(world, group):
+    model = world.random_model()
+    found = evaluate(world, {"ours": model}, ks=(3, 7))
+    allowed = np.ones(20, bool) if group == "overall" else world.groups[group]
+    test = world.split.test
+    errors = [
+        float(model.table[u, i]) - r for u, i, r in zip(test.user, test.item, test.rating, strict=True) if allowed[i]
+    ]
+    assert errors, "the small world must have test pairs in every group"
+    rmse, mae = (found.estimate("ours", group, metric) for metric in ("rmse", "mae"))
+    assert rmse.value == pytest.approx(math.sqrt(sum(e * e for e in errors) / len(errors)))
+    assert mae.value == pytest.approx(sum(map(abs, errors)) / len(errors))
+    assert rmse.n == mae.n == len(errors)
+    users = list(lists_and_targets(world, model, allowed))
+    for k in (3, 7):
+        hits = [[rank for rank, item in enumerate(listed[:k], 1) if item in wanted] for listed, wanted in users]
+        ideal = [sum(1 / math.log2(r + 1) for r in range(1, min(k, len(w)) + 1)) for _, w in users]
+        ndcg = [sum(1 / math.log2(r + 1) for r in h) / best for h, best in zip(hits, ideal, strict=True)]
+        recall = [len(h) / len(w) for h, (_, w) in zip(hits, users, strict=True)]
+        assert found.estimate("ours", group, f"ndcg@{k}").value == pytest.approx(sum(ndcg) / len(users))
+        assert found.estimate("ours", group, f"recall@{k}").value == pytest.approx(sum(recall) / len(users))
+        assert found.estimate("ours", group, f"recall@{k}").n == len(users)
+
+
+def test_a_perfect_model_is_perfect_everywhere(world):
+    test = world.split.test
+    table = np.zeros((14, 20), np.float32)
+    table[test.user, test.item] = test.rating
+    found = evaluate(world, {"oracle": world.model(table)}, ks=(20,))
+    overall = found.models["oracle"].overall
+    assert overall["ndcg@20"].value == pytest.approx(1.0)
+    assert overall["mrr@20"].value == overall["hitrate@20"].value == 1.0
+    assert overall["rmse"].value == overall["mae"].value == 0.0
+    for metrics in found.models["oracle"].groups.values():
+        assert metrics["recall@20"].value == pytest.approx(1.0)
+
+
+def test_groups_that_part_the_catalogue_add_up(world):
+    found = evaluate(world)
+    parts = [found.models["ours"].groups[name]["rmse"] for name in ("head", "mid", "tail")]
+    overall = found.models["ours"].overall["rmse"]
+    assert sum(part.n for part in parts) == overall.n == len(world.split.test)
+    assert sum(part.n * part.value**2 for part in parts) == pytest.approx(overall.n * overall.value**2)
+    bins = [one.metrics["rmse"] for one in found.models["ours"].popularity]
+    assert sum(one.n * one.value**2 for one in bins) == pytest.approx(overall.n * overall.value**2)
+    thirds = [metrics["rmse"] for metrics in found.models["ours"].activity.values()]
+    assert sum(one.n for one in thirds) == overall.n
+
+
+def test_renaming_users_changes_no_value(world, new_world):
+    events, order = world.split.dataset.interactions, np.random.default_rng(0).permutation(14)
+    renamed = new_world(
+        order[events.user], events.item, events.rating, world.split.test_rows, world.split.validation_rows
+    )
+    model = world.random_model()
+    table = np.empty_like(model.table)
+    table[order] = model.table
+    one = evaluate(world, {"ours": model}).models["ours"]
+    two = evaluate(renamed, {"ours": world.model(table)}).models["ours"]
+    assert one.catalogue == pytest.approx(two.catalogue)
+    for metric, found in one.overall.items():
+        assert two.overall[metric].value == pytest.approx(found.value), metric
+
+
+def test_the_same_seed_gives_the_same_report(world):
+    first, second = evaluate(world, seed=3), evaluate(world, seed=3)
+    assert first.comparisons == second.comparisons
+    assert first.models["ours"].overall == second.models["ours"].overall
+    assert first.models["ours"].overall != evaluate(world, seed=4).models["ours"].overall
+
+
+def test_an_equal_model_is_no_different_and_a_far_better_one_is(world):
+    close = world.model(np.clip(world.truth + 0.1, 1, 5))
+    found = evaluate(world, {"ours": close, "twin": close, "noise": world.random_model()})
+    verdicts = {(c.metric, c.group, c.against): c for c in found.comparisons}
+    twin, noise = verdicts["rmse", "overall", "twin"], verdicts["rmse", "overall", "noise"]
+    assert (twin.difference, twin.p, twin.verdict) == (0.0, 1.0, "unclear")
+    assert noise.verdict == "better"
+    assert noise.difference < 0
+    assert noise.ci95[1] < 0
+    assert noise.relative == pytest.approx(noise.difference / found.models["noise"].overall["rmse"].value)
+    assert all(c.p_holm >= c.p for c in found.comparisons)
+    turned = evaluate(world, {"noise": world.random_model(), "close": close})
+    assert turned.comparison("rmse", "overall", "close").verdict == "worse"
+
+
+def test_validation_items_are_never_listed(world):
+    validation = world.split.validation
+    table = np.zeros((14, 20), np.float32)
+    table[validation.user, validation.item] = 9.0
+    assert len(validation) > 3
+    found = evaluate(world, {"ours": world.model(table), "flat": world.model(np.zeros((14, 20)))})
+    assert found.models["ours"].overall["ndcg@10"] == found.models["flat"].overall["ndcg@10"]
+
+
+def test_a_model_that_predicts_no_ratings_has_no_rating_figures(world):
+    models = {"ours": world.random_model(), "popularity": popularity.fit(world.split.train, 20)}
+    found = evaluate(world, models)
+    assert found.models["popularity"].overall["rmse"] == found.models["popularity"].groups["head"]["mae"] == NOTHING
+    assert found.models["popularity"].overall["ndcg@10"].n > 0
+    assert not [c for c in found.comparisons if c.metric == "rmse"]
+    without = evaluate(world, models, rating=False)
+    assert without.models["ours"].overall["rmse"] == NOTHING
+    assert without.headlines == ("ndcg@10",)
+
+
+def test_k_larger_than_the_catalogue(world):
+    found = evaluate(world, {"ours": world.random_model()}, ks=(50,))
+    assert found.models["ours"].overall["recall@50"].value == pytest.approx(1.0)
+    assert found.models["ours"].overall["hitrate@50"].value == 1.0
+
+
+def test_nobody_has_a_positive(world):
+    found = evaluate(world, positive_rating=6.0)
+    assert found.models["ours"].overall["ndcg@10"] == NOTHING
+    assert set(found.models["ours"].catalogue.values()) == {None}
+    assert found.models["ours"].overall["rmse"].n == len(world.split.test)
+    assert found.protocol["users_with_a_target"] == 0
+
+
+def test_an_empty_group_is_null_not_nan(world):
+    groups = world.groups | {"nobody": np.zeros(20, bool)}
+    models = {"ours": world.random_model(), "other": world.random_model(1)}
+    found = report.evaluate(
+        models, world.split, groups, world.counts.counts, primary="ours", positive_rating=4.0, block_users=5
+    )
+    assert set(found.models["ours"].groups["nobody"].values()) == {NOTHING}
+    assert not [c for c in found.comparisons if c.group == "nobody"]
+    assert "nobody" not in found.table()
+
+
+def test_json_is_strict_and_keeps_the_contract(world, tmp_path):
+    models = {"ours": world.random_model(), "popularity": popularity.fit(world.split.train, 20)}
+    found = evaluate(world, models, seconds={"ours": {"training": 12.5}})
+    page = report.write_report(found, tmp_path / "run", settings={"seed": 0}, hardware={"cores": 2})
+    assert page == tmp_path / "run" / "report.html"
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in report.json")
+
+    content = json.loads((tmp_path / "run" / "report.json").read_text(), parse_constant=refuse)
+    assert {"dataset", "split", "primary", "models", "comparisons", "settings", "hardware"} <= set(content)
+    assert content["primary"] == "ours"
+    ours = content["models"]["ours"]
+    assert set(ours["groups"]) == {"head", "mid", "tail", "cold", "few", "warm"}
+    for metrics in [ours["overall"], *ours["groups"].values()]:
+        assert {"rmse", "mae", "ndcg@10", "recall@10", "ndcg@20", "recall@20"} <= set(metrics)
+        for estimate in metrics.values():
+            assert set(estimate) == {"value", "ci95", "n"}
+            assert (estimate["value"] is None) == (estimate["n"] == 0)
+            assert estimate["ci95"] is None or estimate["ci95"][0] <= estimate["ci95"][1]
+    assert {"coverage", "gini", "arp", "aplt", "novelty"} <= set(ours["catalogue"])
+    assert {"training", "ranking", "rating"} == set(ours["seconds"])
+    assert content["models"]["popularity"]["overall"]["rmse"] == {"value": None, "ci95": None, "n": 0}
+    assert {"metric", "group", "against", "difference", "ci95", "p", "p_holm", "verdict"} <= set(
+        content["comparisons"][0]
+    )
+
+
+def test_intervals_hold_their_values(world):
+    for metrics in evaluate(world).models["ours"].groups.values():
+        for found in metrics.values():
+            if found.ci95 is not None:
+                assert found.ci95[0] - 1e-12 <= found.value <= found.ci95[1] + 1e-12
+
+
+def test_an_empty_test_part_is_the_users_mistake(world):
+    empty = dataclasses.replace(world, split=dataclasses.replace(world.split, test_rows=np.zeros(0, np.int64)))
+    with pytest.raises(UserError, match="'by hand' of 'small' is empty"):
+        evaluate(empty)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"primary": "nobody"}, "'nobody' is not one of"), ({"ks": ()}, "above 0"), ({"ks": (0,)}, "above 0")],
+)
+def test_wrong_arguments(world, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(world, **options)
+
+
+def test_a_mask_of_another_catalogue_is_refused(world):
+    with pytest.raises(ValueError, match=r"'head' has shape \(3,\)"):
+        report.evaluate(
+            {"ours": world.random_model()},
+            world.split,
+            {"head": np.ones(3, bool)},
+            world.counts.counts,
+            primary="ours",
+            positive_rating=4.0,
+        )
+
+
+def test_popularity_bins_double_and_cover_every_count():
+    counts = np.array([0, 1, 2, 3, 4, 7, 8, 100])
+    bins = slices.popularity_bins(counts)
+    assert bins[:4] == [(0, 0), (1, 1), (2, 3), (4, 7)]
+    assert all(sum(first <= count <= last for first, last in bins) == 1 for count in counts)
+    assert slices.popularity_bins(np.zeros(0, int)) == [(0, 0)]
+
+
+def test_thirds_of_users_by_activity():
+    thirds = slices.activity(np.array([5, 1, 9, 2, 7, 3]))
+    assert {name: np.flatnonzero(mask).tolist() for name, mask in thirds.items()} == {
+        "quiet": [1, 3],
+        "medium": [0, 5],
+        "active": [2, 4],
+    }
