@@ -6,7 +6,10 @@ A dataset directory holds `dataset.json` (schema, counts, hashes), `interactions
 `items.parquet` and `columns/{user,item,rating,timestamp}.npy` (the same interactions, memory-mapped for training).
 """
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -15,12 +18,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from ltrec_jax import storage
 from ltrec_jax.data import columns
 from ltrec_jax.errors import UserError
 
 SCHEMA_VERSION = 1
+_PIECE = 1 << 20
 _DTYPES: dict[str, type[np.generic]] = {
     columns.USER: np.int32,
     columns.ITEM: np.int32,
@@ -98,7 +103,7 @@ class Dataset:
             recorded = storage.read_json(self.path / "dataset.json").get("fingerprint")
             if isinstance(recorded, str):
                 return recorded
-        return _fingerprint(self)
+        return fingerprint(self.interactions, self.users, self.items)
 
     def user_index(self, user_id: str) -> int:
         """The internal id of an external user id; `UserError` if there is none."""
@@ -118,7 +123,8 @@ class Dataset:
                 np.save(directory / "columns" / f"{name}.npy", getattr(self.interactions, name), allow_pickle=False)
             write_table(self.users, directory / "users.parquet")
             write_table(self.items, directory / "items.parquet")
-            write_description(directory, self.name, _fingerprint(self), dict(self.info))
+            recorded = fingerprint(self.interactions, self.users, self.items)
+            write_description(directory, self.name, recorded, dict(self.info))
         return Dataset.load(path)
 
     @classmethod
@@ -135,11 +141,7 @@ class Dataset:
                 f"{path} has schema version {description.get('schema_version')}, this version of ltrec_jax reads "
                 f"{SCHEMA_VERSION}. Prepare it again."
             )
-        mapped = {name: storage.read_array(path / "columns" / f"{name}.npy", mapped=True) for name in _DTYPES}
-        try:
-            interactions = Interactions(**mapped)
-        except ValueError as error:
-            raise UserError(f"{path}/columns is damaged: {error}. Prepare the dataset again.") from error
+        interactions = read_columns(path)
         counts = description["counts"]
         dataset = cls(
             name=description["name"],
@@ -224,11 +226,70 @@ def write_description(directory: Path, name: str, fingerprint: str, info: Mappin
     )
 
 
-def _fingerprint(dataset: Dataset) -> str:
-    tables = [
-        frame[sorted(frame.columns)].to_json(orient="split", index=False) for frame in (dataset.users, dataset.items)
-    ]
-    return storage.content_hash(*(getattr(dataset.interactions, name) for name in _DTYPES), *tables)
+def write_columns(directory: Path) -> None:
+    """Write `columns/*.npy` from the `interactions.parquet` already in `directory`, a piece at a time.
+
+    Plain writes: the dirty pages of a memory map would count as this process's memory.
+    """
+    file = pq.ParquetFile(directory / "interactions.parquet")
+    rows = file.metadata.num_rows
+    (directory / "columns").mkdir()
+    with contextlib.ExitStack() as stack, tqdm(total=rows, desc="writing columns", delay=1.0, unit=" rows") as bar:
+        streams = {name: stack.enter_context((directory / "columns" / f"{name}.npy").open("wb")) for name in _DTYPES}
+        for name, stream in streams.items():
+            header = {"descr": np.dtype(_DTYPES[name]).str, "fortran_order": False, "shape": (rows,)}
+            np.lib.format.write_array_header_1_0(stream, header)
+        for batch in file.iter_batches(batch_size=_PIECE, columns=list(_DTYPES)):
+            for name, stream in streams.items():
+                stream.write(np.ascontiguousarray(batch[name].to_numpy(), _DTYPES[name]).data)
+            bar.update(len(batch))
+
+
+def read_columns(directory: Path) -> Interactions:
+    """The interactions of a dataset directory, memory-mapped; a missing or damaged file is a `UserError`."""
+    mapped = {name: storage.read_array(directory / "columns" / f"{name}.npy", mapped=True) for name in _DTYPES}
+    try:
+        return Interactions(**mapped)
+    except ValueError as error:
+        raise UserError(f"{directory}/columns is damaged: {error}. Prepare the dataset again.") from error
+
+
+def fingerprint(interactions: Interactions, users: pd.DataFrame, items: pd.DataFrame) -> str:
+    """SHA-256 of the interactions (in their order) and of both tables (columns in any order), a piece at a time."""
+    digest = hashlib.sha256()
+    for name in _DTYPES:
+        column = getattr(interactions, name)
+        digest.update(f"{name}{column.dtype.str}{len(column)}:".encode())
+        for start in range(0, len(column), _PIECE):
+            digest.update(np.ascontiguousarray(column[start : start + _PIECE]).data)
+    for kind, frame in (("users", users), ("items", items)):
+        digest.update(f"{kind}{len(frame)}:".encode())
+        for name in sorted(frame.columns, key=str):
+            digest.update(f"{len(str(name))}:{name}".encode())
+            _digest_cells(digest, frame[name])
+    return digest.hexdigest()
+
+
+def _digest_cells(digest: "hashlib._Hash", cells: pd.Series) -> None:
+    """Numbers as float64 (a missing one is NaN), so that an integer column that Parquet gave as float is the same;
+    texts as lengths and bytes; anything else as JSON.
+    """
+    if pd.api.types.is_numeric_dtype(cells.dtype):
+        numbers = cells.to_numpy(np.float64, na_value=np.nan)
+        digest.update(b"n" + numbers.tobytes())
+        return
+    for start in range(0, len(cells), _PIECE):
+        piece = cells.iloc[start : start + _PIECE].tolist()
+        if all(isinstance(cell, str) for cell in piece):
+            encoded = [cell.encode("utf-8", "surrogatepass") for cell in piece]
+            digest.update(b"t" + np.array(list(map(len, encoded)), np.int64).tobytes())
+            digest.update(b"".join(encoded))
+        else:
+            digest.update(b"j" + json.dumps(piece, default=_plain, ensure_ascii=False, sort_keys=True).encode())
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
 
 def _position(ids: pd.Series, wanted: str, kind: str, name: str) -> int:

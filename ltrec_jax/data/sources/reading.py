@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def connection() -> Iterator["duckdb.DuckDBPyConnection"]:
-    """A DuckDB database in a temporary file of the cache directory, gone afterwards."""
+def connection(beside: Path | None = None) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """A DuckDB database in a temporary file of `beside` (or the cache directory), gone afterwards.
+
+    What does not fit into memory is spilled there too.
+    """
     import duckdb
 
-    root = storage.cache_directory()
+    root = beside or storage.cache_directory()
     with storage.disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         with (

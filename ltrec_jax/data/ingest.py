@@ -1,0 +1,387 @@
+"""Users' own files into DuckDB, larger than memory: where they are, how they are written, which lines are broken.
+
+`inspect` finds the files and their columns, `load` makes a relation of the chosen columns, whose row numbers lead
+back to file and line (`sources`). What the values mean is judged in `validate`; public data sets have `sources`.
+"""
+
+import dataclasses
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ltrec_jax.data.prepare_options import PrepareOptions
+from ltrec_jax.data.sources.reading import run, text
+from ltrec_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+Kind = Literal["csv", "jsonl", "parquet", "frame"]
+SHIFT = 40
+"""In `_order` of Parquet files the number of the file stands above this many bits of the row number."""
+_KINDS: dict[str, Kind] = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".dat": "csv",
+    ".data": "csv",
+    ".inter": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_PACKED = {".gz", ".zst"}
+# A byte that text files do not hold: each line of JSON is then one column.
+_NO_DELIMITER = "\x01"
+NOT_JSON = "bad line (not a JSON object)"
+_BROKEN = {
+    "INVALID ENCODING": "bad encoding",
+    "MISSING COLUMNS": "bad line (too few columns)",
+    "TOO MANY COLUMNS": "bad line (too many columns)",
+    "UNQUOTED VALUE": "bad line (a quote is not closed)",
+    "LINE SIZE OVER MAXIMUM": "bad line (too long)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a table is written: its files, its columns with their DuckDB types, and for text files the dialect."""
+
+    what: str
+    kind: Kind
+    files: tuple[Path, ...]
+    columns: Mapping[str, str]
+    reader: str
+    """The DuckDB table function call (or name) that reads it; for JSON one column `line`."""
+    header: bool = False
+    delimiter: str = ""
+    quote: str = ""
+    encoding: str = "utf-8"
+
+    @property
+    def is_text(self) -> bool:
+        return self.kind in ("csv", "jsonl")
+
+    def place(self, number: int) -> str:
+        """The file's name for messages."""
+        return str(self.files[number]) if self.files else self.what
+
+
+def locate(source: str | Path, what: str) -> tuple[Path, ...]:
+    """The files of a path, a glob or a folder (all files in it of the commonest known kind), in order of their names.
+
+    Nothing found, an unknown kind or several kinds is a `UserError`.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p, path) and _kind(p) is not None]
+        if not files:
+            raise UserError(f"{what}: the folder {path} holds no CSV, TSV, JSONL or Parquet file.")
+    elif path.exists():
+        files = [path]
+    else:
+        files = [p for p in map(Path, sorted(_glob(path))) if p.is_file()]
+        if not files:
+            raise UserError(f"{what}: {path} does not exist. Give a file, a folder, or a pattern such as 'data/*.csv'.")
+    kinds = {_kind(p) or "csv" for p in files}
+    if len(kinds) > 1:
+        raise UserError(
+            f"{what}: {path} mixes {' and '.join(sorted(kinds))} files. Name one kind, as in '{path}/*.csv'."
+        )
+    for file in files:
+        if file.stat().st_size == 0:
+            raise UserError(f"{what}: {file} is empty.")
+    return tuple(files)
+
+
+def inspect(
+    connection: "duckdb.DuckDBPyConnection",
+    source: "str | Path | pd.DataFrame",
+    what: str,
+    options: PrepareOptions,
+    expected: Sequence[str],
+) -> Layout:
+    """How `source` is written. `expected`: names (lower case) that tell a header from data where all is text."""
+    if not isinstance(source, (str, Path)):
+        return _inspect_frame(connection, source, what)
+    files = locate(source, what)
+    kind = _kind(files[0]) or "csv"
+    if kind == "parquet":
+        return _inspect_parquet(connection, what, files)
+    if kind == "jsonl":
+        return _inspect_json_lines(connection, what, files, options)
+    return _inspect_delimited(connection, what, files, options, expected)
+
+
+def load(
+    connection: "duckdb.DuckDBPyConnection",
+    layout: Layout,
+    table: str,
+    chosen: Mapping[str, str],
+    *,
+    typed: bool = False,
+) -> None:
+    """Make the relation `table`: the columns `chosen` (new name -> name in the file), `_file` and `_order`.
+
+    `_order` grows with the row; `lines` turns it into a line. Broken lines are listed in `<table>_broken(file, line,
+    reason, row)`, where `line` counts records from 1. Values of text files are VARCHAR; with `typed`, a column all of
+    whose values are numbers (or, in JSON, lists) becomes one.
+    """
+    connection.execute(f'CREATE TABLE {table}_broken (file INTEGER, line BIGINT, reason VARCHAR, "row" VARCHAR)')
+    if not layout.is_text:
+        order = "_row" if layout.kind == "frame" else f"(file_index::BIGINT << {SHIFT}) + file_row_number"
+        number = "0" if layout.kind == "frame" else "file_index::INTEGER"
+        wanted = ", ".join(f"{name(old)} AS {name(new)}" for new, old in chosen.items())
+        connection.execute(
+            f"""CREATE VIEW {table} AS SELECT {wanted}, NULL::VARCHAR AS _bad, NULL::VARCHAR AS _raw,
+                {number} AS _file, {order} AS _order FROM {layout.reader}"""
+        )
+        return
+    if layout.kind == "csv":
+        wanted = ", ".join(f"{name(old)} AS {name(new)}" for new, old in chosen.items())
+        fields, condition = ", ".join(map(name, chosen)) + ", NULL::VARCHAR AS _bad, NULL::VARCHAR AS _raw", ""
+    else:
+        is_object = "coalesce(json_valid(line) AND json_type(line) = 'OBJECT', false)"
+        wanted = f"line, {is_object} AS _valid"
+        extract = "json_extract" if typed else "json_extract_string"
+        fields = ", ".join(
+            f"{extract}(CASE WHEN _valid THEN line END, {text(_json_path(old))}) AS {name(new)}"
+            for new, old in chosen.items()
+        )
+        fields += (
+            f", CASE WHEN NOT _valid THEN {text(NOT_JSON)} END AS _bad, CASE WHEN NOT _valid THEN line END AS _raw"
+        )
+        condition = "WHERE trim(coalesce(line, '')) <> ''"
+    run(
+        connection,
+        f"CREATE TABLE {table}_text AS SELECT {wanted}, file_index::INTEGER AS _file FROM {layout.reader}",
+        f"reading {layout.what}",
+    )
+    _note_broken(connection, table, _rejects_table(layout.what))
+    connection.execute(
+        f"CREATE VIEW {table}_plain AS SELECT {fields}, _file, rowid AS _order FROM {table}_text {condition}"
+    )
+    if typed:
+        finder = _json_type if layout.kind == "jsonl" else _text_type
+        shown = ", ".join(f"{finder(connection, f'{table}_plain', new)} AS {name(new)}" for new in chosen)
+        connection.execute(f"CREATE VIEW {table} AS SELECT {shown}, _bad, _raw, _file, _order FROM {table}_plain")
+    else:
+        connection.execute(f"CREATE VIEW {table} AS SELECT * FROM {table}_plain")
+
+
+def name(column: str) -> str:
+    """A DuckDB identifier."""
+    return '"' + column.replace('"', '""') + '"'
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
+
+
+def _glob(pattern: Path) -> list[str]:
+    # Path.glob takes no absolute pattern.
+    return glob.glob(str(pattern), recursive=True)  # noqa: PTH207
+
+
+def _kind(path: Path) -> Kind | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    return _KINDS.get(suffixes[-1]) if suffixes else None
+
+
+def _inspect_frame(connection: "duckdb.DuckDBPyConnection", frame: "pd.DataFrame", what: str) -> Layout:
+    """A data frame as an Arrow table with its row numbers; columns of mixed types become texts."""
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"{what} must be a path or a data frame, not {type(frame).__name__}")
+    if not frame.columns.is_unique:
+        raise UserError(f"{what}: a column name stands twice in {', '.join(map(str, frame.columns))}.")
+    held: dict[str, Any] = {}
+    for column in frame.columns:
+        try:
+            # NaN stays NaN, so that a rating that is no number is told from a missing one.
+            held[str(column)] = pa.array(frame[column], from_pandas=frame[column].dtype.kind != "f")
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            held[str(column)] = pa.array([None if _missing(v) else str(v) for v in frame[column]], pa.string())
+    relation = f"frame_{what.replace(' ', '_')}"
+    connection.register(relation, pa.table({**held, "_row": np.arange(len(frame), dtype=np.int64)}))
+    columns = {n: kind for n, kind, *_ in connection.execute(f"DESCRIBE {relation}").fetchall() if n != "_row"}
+    return Layout(what, "frame", (), columns, relation)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def _inspect_parquet(connection: "duckdb.DuckDBPyConnection", what: str, files: Sequence[Path]) -> Layout:
+    import duckdb
+
+    reader = f"read_parquet({_list(files)})"
+    try:
+        found = connection.execute(f"DESCRIBE SELECT * FROM {reader}").fetchall()
+    except duckdb.Error as error:
+        raise UserError(f"{what}: cannot read {files[0]}: {' '.join(str(error).split())[:300]}") from error
+    return Layout(what, "parquet", tuple(files), {n: kind for n, kind, *_ in found}, reader)
+
+
+def _inspect_json_lines(
+    connection: "duckdb.DuckDBPyConnection", what: str, files: Sequence[Path], options: PrepareOptions
+) -> Layout:
+    """Every line of the files as one text column; the columns are all keys that occur."""
+    dialect = (_NO_DELIMITER, "", "", 0, False)
+    reader, looked_at = (
+        _csv_reader(files, ["line"], dialect, options.encoding, table) for table in (_rejects_table(what), "looked_at")
+    )
+    run(
+        connection,
+        f"""CREATE OR REPLACE TEMP TABLE found_keys AS SELECT key, min(at) AS at FROM (
+            SELECT unnest(keys) AS key, generate_subscripts(keys, 1) AS at FROM (
+                SELECT json_keys(line) AS keys FROM {looked_at} WHERE json_valid(line) AND json_type(line) = 'OBJECT'))
+            GROUP BY key""",
+        f"looking at {what}",
+    )
+    keys = [key for (key,) in connection.execute("SELECT key FROM found_keys ORDER BY at, key").fetchall()]
+    if not keys:
+        raise UserError(f"{what}: {files[0]} holds no JSON objects, one a line.")
+    return Layout(what, "jsonl", tuple(files), dict.fromkeys(keys, "VARCHAR"), reader, encoding=options.encoding)
+
+
+def _inspect_delimited(
+    connection: "duckdb.DuckDBPyConnection",
+    what: str,
+    files: Sequence[Path],
+    options: PrepareOptions,
+    expected: Sequence[str],
+) -> Layout:
+    first: tuple[Any, ...] | None = None
+    for file in files:
+        sniffed = _sniff(connection, what, file, options, options.header)
+        if not sniffed[-2] and options.header is None:
+            # Where everything is text the sniffer cannot tell a header from data: names it should have tell it.
+            assumed = _sniff(connection, what, file, options, True)
+            if sum(column.strip().lower() in expected for column in assumed[-1]) >= min(2, len(assumed[-1])):
+                sniffed = assumed
+        if first is not None and sniffed[-1] != first[-1]:
+            raise UserError(
+                f"{what}: {file} has the columns {', '.join(sniffed[-1])}, {files[0]} has {', '.join(first[-1])}. "
+                "Shards must have the same columns."
+            )
+        first = first or sniffed
+    assert first is not None
+    *dialect, names = first
+    delimiter, quote, _, _, header = dialect
+    reader = _csv_reader(files, names, tuple(dialect), options.encoding, _rejects_table(what))
+    return Layout(
+        what,
+        "csv",
+        tuple(files),
+        dict.fromkeys(names, "VARCHAR"),
+        reader,
+        header=header,
+        delimiter=delimiter,
+        quote=quote,
+        encoding=options.encoding,
+    )
+
+
+def _sniff(
+    connection: "duckdb.DuckDBPyConnection", what: str, file: Path, options: PrepareOptions, header: bool | None
+) -> tuple[Any, ...]:
+    """(delimiter, quote, escape, lines to skip, header, names) of one delimited file, by DuckDB's sniffer."""
+    import duckdb
+
+    told = "" if options.delimiter is None else f", delim = {text(options.delimiter)}"
+    told += "" if header is None else f", header = {header}"
+    try:
+        (found,) = connection.execute(
+            f"""SELECT Delimiter, Quote, Escape, SkipRows, HasHeader, Columns FROM sniff_csv({text(str(file))},
+                ignore_errors = true, encoding = {text(options.encoding)}{told})"""
+        ).fetchall()
+    except duckdb.Error as error:
+        raise UserError(
+            f"{what}: cannot tell how {file} is written. Give `delimiter`, `header` and `encoding`. "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from error
+    delimiter, quote, escape, skip, has_header, columns = found
+    quote, escape = ("" if value == "(empty)" else value for value in (quote, escape))
+    if not quote and delimiter in ",;":
+        # The lines looked at held no quotes; later ones may.
+        quote = escape = '"'
+    return delimiter, quote, escape, int(skip), bool(has_header), [column["name"] for column in columns]
+
+
+def _csv_reader(
+    files: Sequence[Path], names: Sequence[str], dialect: tuple[str, str, str, int, bool], encoding: str, rejects: str
+) -> str:
+    """The call that reads delimited files as text; broken lines go to the table `rejects`."""
+    delimiter, quote, escape, skip, header = dialect
+    listed = ", ".join(f"{text(column)}: 'VARCHAR'" for column in names)
+    return f"""read_csv({_list(files)}, auto_detect = false, columns = {{{listed}}}, delim = {text(delimiter)},
+        quote = {text(quote)}, escape = {text(escape)}, header = {header}, skip = {skip}, encoding = {text(encoding)},
+        strict_mode = true, store_rejects = true, rejects_table = {text(rejects)},
+        rejects_scan = {text(rejects + "_scans")}, rejects_limit = 0)"""
+
+
+def _rejects_table(what: str) -> str:
+    return f"broken_{what.replace(' ', '_')}"
+
+
+def _note_broken(connection: "duckdb.DuckDBPyConnection", table: str, rejects: str) -> None:
+    cases = " ".join(f"WHEN {text(kind)} THEN {text(reason)}" for kind, reason in _BROKEN.items())
+    connection.execute(
+        f"""INSERT INTO {table}_broken
+            SELECT file_id, line, CASE first(error_type::VARCHAR) {cases} ELSE 'bad line' END, first(csv_line)
+            FROM {rejects} GROUP BY file_id, line ORDER BY file_id, line"""
+    )
+
+
+def _json_path(key: str) -> str:
+    return '$."' + key.replace('"', '\\"') + '"'
+
+
+def _text_type(connection: "duckdb.DuckDBPyConnection", table: str, column: str) -> str:
+    """The expression that makes a column of texts BIGINT or DOUBLE where every value is such a number, else itself.
+
+    A number that would print differently ("007") is a text.
+    """
+    c = name(column)
+    whole, real, filled = _one(
+        connection,
+        f"""SELECT bool_and(try_cast({c} AS BIGINT)::VARCHAR IS NOT DISTINCT FROM {c}),
+            bool_and(try_cast({c} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({c}, '^[-+]?0[0-9]')), count(*)
+            FROM {table} WHERE {c} IS NOT NULL AND {c} <> ''""",
+    )
+    if filled and (whole or real):
+        return f"try_cast({c} AS {'BIGINT' if whole else 'DOUBLE'})"
+    return c
+
+
+def _json_type(connection: "duckdb.DuckDBPyConnection", table: str, column: str) -> str:
+    """The expression that makes a column of JSON values numbers or lists where all are, else texts."""
+    c = name(column)
+    (kinds,) = _one(connection, f"SELECT list(DISTINCT json_type({c})) FROM {table} WHERE json_type({c}) <> 'NULL'")
+    found = set(kinds or ())
+    if found and found <= {"BIGINT", "UBIGINT"}:
+        return f"try_cast({c} ->> '$' AS BIGINT)"
+    if found and found <= {"BIGINT", "UBIGINT", "DOUBLE"}:
+        return f"try_cast({c} ->> '$' AS DOUBLE)"
+    if found == {"ARRAY"}:
+        return f"try_cast({c} AS VARCHAR[])"
+    return f"{c} ->> '$'"
+
+
+def _one(connection: "duckdb.DuckDBPyConnection", sql: str) -> tuple[Any, ...]:
+    (row,) = connection.execute(sql).fetchall()
+    return row
+
+
+def _list(files: Sequence[Path]) -> str:
+    return "[" + ", ".join(text(str(file)) for file in files) + "]"

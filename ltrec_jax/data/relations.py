@@ -1,0 +1,148 @@
+"""The relational steps from raw events to a coded dataset, as Ibis expressions: one text for DuckDB and for Spark.
+
+events(user_id, item_id, rating, timestamp, row_order) -> pairs(user, item, rating, timestamp), one for each user and
+item, with codes in the order of the external ids: whole numbers first, by value, then the others, as texts.
+
+Out of scope: reading (`ingest`), judging rows (`validate`), who executes (`engines`).
+"""
+
+import itertools
+from typing import TYPE_CHECKING
+
+from ltrec_jax.data import columns
+from ltrec_jax.data.engines import Engine
+from ltrec_jax.data.prepare_options import Duplicates, PrepareOptions
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+
+_ROW_BITS = 1 << 50
+
+
+def in_time_range(events: "ir.Table", start: int | None, end: int | None) -> "ir.Table":
+    """Events with start <= timestamp < end."""
+    if start is not None:
+        events = events.filter(events.timestamp >= start)
+    if end is not None:
+        events = events.filter(events.timestamp < end)
+    return events
+
+
+def codes(ids: "ir.Table", key: str, code: str) -> "ir.Table":
+    """(key, code): every distinct id with its place, from 0, in the order of the ids."""
+    import ibis
+
+    distinct = ids.select(key).distinct()
+    order = [ibis.asc(distinct[key].try_cast("int64"), nulls_first=False), ibis.asc(distinct[key])]
+    # Windows count from 0 in Ibis.
+    return distinct.mutate(**{code: ibis.row_number().over(order_by=order).cast("int32")})
+
+
+def coded(events: "ir.Table", users: "ir.Table", items: "ir.Table") -> "ir.Table":
+    """(user, item, rating, timestamp, row_order) of all events; `users` and `items` hold their codes."""
+    joined = events.join(users, columns.USER_ID).join(items, columns.ITEM_ID)
+    return joined.select(columns.USER, columns.ITEM, columns.RATING, columns.TIMESTAMP, "row_order")
+
+
+def one_per_pair(events: "ir.Table", policy: Duplicates) -> "ir.Table":
+    """One row for each (user, item): that of the last or the first time, or the mean rating at the last time.
+
+    Of several events at the same time the later row of the files counts as the later one.
+    """
+    import ibis
+
+    moment = events.timestamp.cast("decimal(38, 0)") * _ROW_BITS + events.row_order
+    keyed = events.mutate(moment=moment)
+    # Both engines know it by this name; Ibis's own argmax sorts each group, which is slower and larger.
+    signature = (("float32", "decimal(38, 0)"), "float32")
+    max_by = ibis.udf.agg.builtin(lambda value, key: None, name="max_by", signature=signature)
+    last = keyed.timestamp.max()
+    if policy == "mean":
+        rating = keyed.rating.cast("float64").mean()
+    elif policy == "last":
+        rating = max_by(keyed.rating, keyed.moment)
+    else:
+        rating, last = max_by(keyed.rating, -keyed.moment), keyed.timestamp.min()
+    grouped = keyed.group_by(columns.USER, columns.ITEM)
+    return grouped.agg(rating=rating.cast("float32"), timestamp=last)
+
+
+def only_positive(pairs: "ir.Table", threshold: float) -> "ir.Table":
+    """Pairs with rating >= threshold, as 1.0."""
+    import ibis
+
+    return pairs.filter(pairs.rating >= threshold).mutate(rating=ibis.literal(1.0).cast("float32"))
+
+
+def frequent(pairs: "ir.Table", min_user: int, min_item: int) -> "ir.Table":
+    """Pairs whose user and item both have enough pairs now: one step to the k-core, which is its fixed point."""
+    kept = pairs
+    for code, minimum in ((columns.USER, min_user), (columns.ITEM, min_item)):
+        if minimum > 1:
+            counts = pairs.group_by(code).agg(events=pairs.count())
+            kept = kept.semi_join(counts.filter(counts.events >= minimum), code)
+    return kept
+
+
+def k_core(engine: Engine, table: str, min_user: int, min_item: int) -> str:
+    """The name of the table with the k-core of the pairs in `table`: `frequent` until nothing more goes."""
+    if max(min_user, min_item) <= 1:
+        return table
+    before = engine.count(table)
+    for step in itertools.count(1):
+        smaller = f"core_{step}"
+        engine.create(smaller, frequent(engine.table(table), min_user, min_item), f"k-core, round {step}")
+        engine.drop(table)
+        table, after = smaller, engine.count(smaller)
+        if after == before:
+            break
+        before = after
+    return table
+
+
+def relate(engine: Engine, options: PrepareOptions) -> dict[str, int]:
+    """From events, items_kept to final(user, item, rating, timestamp) and final_users_codes(user_id, user),
+    final_items_codes(item_id, item); gives the number of interactions after each step.
+
+    Every item of `items_kept` has a code, and every item and user of an interaction.
+    """
+    events = in_time_range(engine.table("events"), options.start, options.end)
+    catalogue = engine.table("items_kept").select(columns.ITEM_ID)
+    every_item = catalogue.union(events.select(columns.ITEM_ID), distinct=True)
+    users = engine.create("all_users", codes(events, columns.USER_ID, columns.USER), "coding users")
+    items = engine.create("all_items", codes(every_item, columns.ITEM_ID, columns.ITEM), "coding items")
+    engine.create("pairs", one_per_pair(coded(events, users, items), options.duplicates), "joining")
+    steps = {"in_time_range": engine.total(events), "one_per_pair": engine.count("pairs")}
+    table = "pairs"
+    if options.implicit_threshold is not None:
+        engine.create("positive", only_positive(engine.table(table), options.implicit_threshold), "thresholding")
+        table = "positive"
+        steps["positive"] = engine.count(table)
+    table = k_core(engine, table, options.min_user_interactions, options.min_item_interactions)
+    steps["interactions"] = engine.count(table)
+    pairs = engine.table(table)
+    listed = items.semi_join(catalogue, columns.ITEM_ID).select(columns.ITEM)
+    for kind, all_ids, key, code, used in (
+        ("users", users, columns.USER_ID, columns.USER, pairs.select(columns.USER)),
+        ("items", items, columns.ITEM_ID, columns.ITEM, listed.union(pairs.select(columns.ITEM))),
+    ):
+        kept = engine.create(f"final_{kind}_old", dense(all_ids.semi_join(used, code), code), f"numbering {kind}")
+        engine.create(f"final_{kind}_codes", kept.select(**{key: kept[key], code: kept.dense}), f"numbering {kind}")
+        if engine.count(f"final_{kind}_codes") < engine.total(all_ids):
+            pairs = renumbered(pairs, kept, code)
+    ordered = [columns.USER, columns.ITEM, columns.RATING, columns.TIMESTAMP]
+    engine.create("final", pairs.select(*ordered), "coding")
+    return steps
+
+
+def dense(codes_left: "ir.Table", code: str) -> "ir.Table":
+    """The table with a column `dense`: the place, from 0, of each of the codes that are left."""
+    import ibis
+
+    return codes_left.mutate(dense=ibis.row_number().over(order_by=codes_left[code]).cast("int32"))
+
+
+def renumbered(pairs: "ir.Table", kept: "ir.Table", code: str) -> "ir.Table":
+    """The pairs with each `code` replaced by its `dense` one in `kept`."""
+    joined = pairs.join(kept.select(code, "dense"), code)
+    return joined.drop(code).rename({code: "dense"})

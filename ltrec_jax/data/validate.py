@@ -1,0 +1,280 @@
+"""Which rows of users' tables can be used, and why the others cannot: the good ones to a table, the bad ones listed.
+
+Out of scope: reading files (`ingest`), what becomes of good rows (`relations`).
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ltrec_jax.data import columns
+from ltrec_jax.data.ingest import SHIFT, Layout, name
+from ltrec_jax.data.lines import lines_of
+from ltrec_jax.data.sources.reading import run, text
+from ltrec_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import duckdb
+
+_SHOWN = 3
+# Seconds since 1970 reach this in the year 5138; greater numbers are milli-, micro- or nanoseconds.
+_UNITS = ((1e17, 1_000_000_000), (1e14, 1_000_000), (1e11, 1_000))
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What became of one table's rows: read = kept + rejected. `reasons`: count of each, the commonest first."""
+
+    what: str
+    read: int
+    rejected: int
+    reasons: dict[str, int]
+
+    @property
+    def kept(self) -> int:
+        return self.read - self.rejected
+
+
+def create_rejected(connection: "duckdb.DuckDBPyConnection") -> None:
+    """Make the table of all rows that cannot be used; `line` is the number of the row (from 1) in Parquet files."""
+    connection.execute(
+        'CREATE TABLE rejected ("table" VARCHAR, file VARCHAR, line BIGINT, reason VARCHAR, "row" VARCHAR)'
+    )
+
+
+def judge_interactions(
+    connection: "duckdb.DuckDBPyConnection",
+    layout: Layout,
+    chosen: dict[str, str],
+    scale: tuple[float, float] | None,
+    max_rejected: float,
+) -> Judged:
+    """Make `events(user_id, item_id VARCHAR, rating FLOAT, timestamp BIGINT, row_order BIGINT)` of the good rows.
+
+    Reads the relation `interactions` that `ingest.load` made with the columns `chosen`; lists the others in `rejected`.
+    """
+    kinds = {n: kind for n, kind, *_ in connection.execute("DESCRIBE interactions").fetchall()}
+    user, item = (_identifier(key, kinds[key]) for key in (columns.USER_ID, columns.ITEM_ID))
+    cases = [
+        ("_bad IS NOT NULL", "_bad"),
+        (f"{user} IS NULL", "'missing user'"),
+        (f"{item} IS NULL", "'missing item'"),
+    ]
+    rating, time = "1.0", "0"
+    if columns.RATING in chosen:
+        rating, more = _rating(kinds[columns.RATING], scale)
+        cases += more
+    if columns.TIMESTAMP in chosen:
+        time, more = _time(kinds[columns.TIMESTAMP])
+        cases += more
+    connection.execute(
+        f"""CREATE VIEW judged_interactions AS SELECT *, {user} AS _user, {item} AS _item, {rating} AS _rating,
+            {time} AS _time, CASE {" ".join(f"WHEN {c} THEN {r}" for c, r in cases)} END AS _reason FROM interactions"""
+    )
+    run(
+        connection,
+        """CREATE TABLE events AS SELECT _user AS user_id, _item AS item_id, _rating::FLOAT AS rating,
+           _time::BIGINT AS "timestamp", _order::BIGINT AS row_order FROM judged_interactions WHERE _reason IS NULL""",
+        "checking interactions",
+    )
+    return _close(connection, layout, "interactions", "events", chosen, max_rejected)
+
+
+def judge_table(
+    connection: "duckdb.DuckDBPyConnection", layout: Layout, table: str, key: str, max_rejected: float, names: list[str]
+) -> Judged:
+    """Make `<table>_kept` of the rows with a `key` that no earlier row has; lists the others in `rejected`.
+
+    Reads the relation `table` that `ingest.load` made with the columns `names` (`key` among them).
+    Missing texts are "".
+    """
+    kinds = {n: kind for n, kind, *_ in connection.execute(f"DESCRIBE {table}").fetchall()}
+    identifier = _identifier(key, kinds[key])
+    missing = f"missing {key.removesuffix('_id')} id"
+    shown = ", ".join(
+        f"coalesce({name(n)}, '') AS {name(n)}" if kinds[n] == "VARCHAR" else name(n) for n in names if n != key
+    )
+    connection.execute(
+        f"""CREATE VIEW judged_{table} AS SELECT *, CASE WHEN _bad IS NOT NULL THEN _bad
+            WHEN _key IS NULL THEN {text(missing)}
+            WHEN row_number() OVER (PARTITION BY _key ORDER BY _order) > 1 THEN 'duplicate {key}' END AS _reason
+            FROM (SELECT *, {identifier} AS _key FROM {table})"""
+    )
+    run(
+        connection,
+        f"""CREATE TABLE {table}_kept AS SELECT _key AS {key}{", " + shown if shown else ""} FROM judged_{table}
+            WHERE _reason IS NULL""",
+        f"checking {table}",
+    )
+    return _close(connection, layout, table, f"{table}_kept", names, max_rejected)
+
+
+def _identifier(column: str, kind: str) -> str:
+    """The id as a text, NULL where it is missing. 12.0 (an id column that once held NaN) is "12"."""
+    c = name(column)
+    if kind in ("DOUBLE", "FLOAT"):
+        return (
+            f"CASE WHEN isnan({c}) THEN NULL WHEN {c} = floor({c}) AND abs({c}) < 9e15 THEN {c}::BIGINT::VARCHAR "
+            f"ELSE {c}::VARCHAR END"
+        )
+    if kind == "VARCHAR":
+        return f"CASE WHEN trim({c}) <> '' THEN {c} END"
+    return f"{c}::VARCHAR"
+
+
+def _rating(kind: str, scale: tuple[float, float] | None) -> tuple[str, list[tuple[str, str]]]:
+    """The expression of a rating, and what is wrong with it where."""
+    c = name(columns.RATING)
+    value = f"try_cast({c} AS DOUBLE)"
+    cases = [(f"{c} IS NULL", "'missing rating'")]
+    if kind == "VARCHAR":
+        cases = [(f"trim(coalesce({c}, '')) = ''", "'missing rating'")]
+    cases += [
+        (f"{value} IS NULL", "'rating is not a number'"),
+        (f"isnan({value})", "'rating is NaN'"),
+        (f"isinf({value}) OR abs({value}) > 3e38", "'rating is infinite'"),
+    ]
+    if scale is not None:
+        low, high = scale
+        cases.append((f"{value} NOT BETWEEN {low!r} AND {high!r}", f"'rating outside {low:g}..{high:g}'"))
+    return value, cases
+
+
+def _time(kind: str) -> tuple[str, list[tuple[str, str]]]:
+    """The expression of unix seconds, and what is wrong with it where."""
+    c = name(columns.TIMESTAMP)
+    missing = f"{c} IS NULL"
+    if kind == "VARCHAR":
+        missing = f"trim(coalesce({c}, '')) = ''"
+        value = f"coalesce({_seconds(f'try_cast({c} AS DOUBLE)')}, epoch(try_cast({c} AS TIMESTAMPTZ)))"
+    elif kind.startswith(("TIMESTAMP", "DATE")):
+        value = f"epoch({c})"
+    else:
+        value = _seconds(f"try_cast({c} AS DOUBLE)" if kind in ("DOUBLE", "FLOAT") else f"try_cast({c} AS BIGINT)")
+    cases = [
+        (missing, "'missing timestamp'"),
+        (f"{value} IS NULL OR isnan(({value})::DOUBLE) OR isinf(({value})::DOUBLE)", "'timestamp is not a time'"),
+        (f"{value} < 0", "'negative timestamp'"),
+    ]
+    return f"floor({value})", cases
+
+
+def _seconds(number: str) -> str:
+    cases = " ".join(f"WHEN {number} >= {limit:.0f} THEN {number} / {divisor}" for limit, divisor in _UNITS)
+    return f"CASE {cases} ELSE {number} END"
+
+
+def _close(
+    connection: "duckdb.DuckDBPyConnection",
+    layout: Layout,
+    table: str,
+    kept: str,
+    names: Any,
+    max_rejected: float,
+) -> Judged:
+    """List the bad rows of a table with their lines; stop where they are too many."""
+    row = ", ".join(f"{name(n)} := {name(n)}" for n in names)
+    run(
+        connection,
+        f"""CREATE TABLE {table}_bad AS SELECT _file, _order, _reason,
+            coalesce(_raw, to_json(struct_pack({row}))::VARCHAR) AS _row
+            FROM judged_{table} WHERE _reason IS NOT NULL""",
+        f"listing rejected {table}",
+    )
+    counted = {t: _count(connection, t) for t in (kept, f"{table}_bad", f"{table}_broken")}
+    rejected = counted[f"{table}_bad"] + counted[f"{table}_broken"]
+    if rejected:
+        _list_rejected(connection, layout, table)
+    found = connection.execute(
+        f"""SELECT reason, count(*) AS n FROM rejected WHERE "table" = {text(table)}
+            GROUP BY reason ORDER BY n DESC, reason"""
+    ).fetchall()
+    judged = Judged(table, counted[kept] + rejected, rejected, dict(found))
+    if judged.read and rejected > max_rejected * judged.read:
+        _stop(connection, judged, max_rejected, layout)
+    return judged
+
+
+def _list_rejected(connection: "duckdb.DuckDBPyConnection", layout: Layout, table: str) -> None:
+    connection.execute(f"CREATE TABLE {table}_lines (_file INTEGER, _order BIGINT, line BIGINT)")
+    connection.execute(f"CREATE TABLE {table}_broken_lines (file INTEGER, old BIGINT, line BIGINT)")
+    if layout.is_text:
+        _resolve_lines(connection, layout, table)
+    else:
+        mask = (1 << SHIFT) - 1 if layout.kind == "parquet" else (1 << 62) - 1
+        connection.execute(f"INSERT INTO {table}_lines SELECT _file, _order, (_order & {mask}) + 1 FROM {table}_bad")
+    names = ", ".join(text(layout.place(n)) for n in range(max(1, len(layout.files))))
+    run(
+        connection,
+        f"""INSERT INTO rejected SELECT {text(table)}, [{names}][file + 1], line, reason, "row" FROM (
+            SELECT _file AS file, line, _reason AS reason, _row AS "row"
+            FROM {table}_bad JOIN {table}_lines USING (_file, _order)
+            UNION ALL SELECT b.file, l.line, b.reason, b."row"
+            FROM {table}_broken b JOIN {table}_broken_lines l ON b.file = l.file AND b.line = l.old)
+            ORDER BY file, line""",
+        f"finding the lines of rejected {table}",
+    )
+
+
+def _resolve_lines(connection: "duckdb.DuckDBPyConnection", layout: Layout, table: str) -> None:
+    extents = connection.execute(f"SELECT _file, min(rowid), count(*) FROM {table}_text GROUP BY _file").fetchall()
+    extent = {file: (first, total) for file, first, total in extents}
+    files = connection.execute(
+        f"SELECT DISTINCT _file FROM {table}_bad UNION SELECT DISTINCT file FROM {table}_broken ORDER BY 1"
+    ).fetchall()
+    for (file,) in files:
+        first, total = extent.get(file, (0, 0))
+        order = _numbers(connection, f"SELECT _order FROM {table}_bad WHERE _file = {file} ORDER BY 1")
+        broken = _numbers(connection, f"SELECT line FROM {table}_broken WHERE file = {file} ORDER BY 1")
+        lines, broken_lines = lines_of(
+            layout.files[file],
+            order - first,
+            broken,
+            total=total,
+            header=layout.header,
+            delimiter=layout.delimiter,
+            quote=layout.quote,
+            encoding=layout.encoding,
+        )
+        for target, old, new in ((f"{table}_lines", order, lines), (f"{table}_broken_lines", broken, broken_lines)):
+            if len(old):
+                connection.register("found_lines", _columns(file=np.full(len(old), file), old=old, new=new))
+                connection.execute(f"INSERT INTO {target} SELECT * FROM found_lines")
+                connection.unregister("found_lines")
+
+
+def _columns(**arrays: np.ndarray) -> Any:
+    import pyarrow as pa
+
+    return pa.table({key: np.asarray(value, np.int64) for key, value in arrays.items()})
+
+
+def _numbers(connection: "duckdb.DuckDBPyConnection", sql: str) -> np.ndarray:
+    (values,) = connection.execute(sql).fetchnumpy().values()
+    return np.asarray(values, np.int64)
+
+
+def _stop(connection: "duckdb.DuckDBPyConnection", judged: Judged, max_rejected: float, layout: Layout) -> None:
+    words = []
+    for reason, number in list(judged.reasons.items())[:_SHOWN]:
+        (example,) = connection.execute(
+            'SELECT file, line, "row" FROM rejected WHERE "table" = ? AND reason = ? ORDER BY file, line LIMIT 1',
+            [judged.what, reason],
+        ).fetchall()
+        file, line, row = example
+        words.append(
+            f"{reason}: {number:,} (such as {file}, {'line' if layout.is_text else 'row'} {line}: {row[:120]})"
+        )
+    hint = ""
+    if next(iter(judged.reasons)) == "bad encoding":
+        hint = " If the file is not UTF-8, give its encoding, such as latin-1."
+    raise UserError(
+        f"{judged.rejected:,} of {judged.read:,} rows of the {judged.what} cannot be used, more than the allowed share "
+        f"of {max_rejected:g}. {'; '.join(words)}.{hint} Mend the files or raise max_rejected."
+    )
+
+
+def _count(connection: "duckdb.DuckDBPyConnection", table: str) -> int:
+    (row,) = connection.execute(f"SELECT count(*) FROM {table}").fetchall()
+    return int(row[0])
