@@ -38,6 +38,7 @@ _PACKED = {".gz", ".zst"}
 # A byte that text files do not hold: each line of JSON is then one column.
 _NO_DELIMITER = "\x01"
 NOT_JSON = "bad line (not a JSON object)"
+_IS_OBJECT = "coalesce(CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' END, false)"
 _BROKEN = {
     "INVALID ENCODING": "bad encoding",
     "MISSING COLUMNS": "bad line (too few columns)",
@@ -145,8 +146,7 @@ def load(
         wanted = ", ".join(f"{name(old)} AS {name(new)}" for new, old in chosen.items())
         fields, condition = ", ".join(map(name, chosen)) + ", NULL::VARCHAR AS _bad, NULL::VARCHAR AS _raw", ""
     else:
-        is_object = "coalesce(json_valid(line) AND json_type(line) = 'OBJECT', false)"
-        wanted = f"line, {is_object} AS _valid"
+        wanted = f"line, {_IS_OBJECT} AS _valid"
         extract = "json_extract" if typed else "json_extract_string"
         fields = ", ".join(
             f"{extract}(CASE WHEN _valid THEN line END, {text(_json_path(old))}) AS {name(new)}"
@@ -242,13 +242,13 @@ def _inspect_json_lines(
     )
     run(
         connection,
-        f"""CREATE OR REPLACE TEMP TABLE found_keys AS SELECT key, min(at) AS at FROM (
-            SELECT unnest(keys) AS key, generate_subscripts(keys, 1) AS at FROM (
-                SELECT json_keys(line) AS keys FROM {looked_at} WHERE json_valid(line) AND json_type(line) = 'OBJECT'))
+        f"""CREATE OR REPLACE TEMP TABLE found_keys AS SELECT key, min(place) AS place FROM (
+            SELECT unnest(keys) AS key, generate_subscripts(keys, 1) AS place FROM (
+                SELECT CASE WHEN {_IS_OBJECT} THEN json_keys(line) END AS keys FROM {looked_at}))
             GROUP BY key""",
         f"looking at {what}",
     )
-    keys = [key for (key,) in connection.execute("SELECT key FROM found_keys ORDER BY at, key").fetchall()]
+    keys = [key for (key,) in connection.execute("SELECT key FROM found_keys ORDER BY place, key").fetchall()]
     if not keys:
         raise UserError(f"{what}: {files[0]} holds no JSON objects, one a line.")
     return Layout(what, "jsonl", tuple(files), dict.fromkeys(keys, "VARCHAR"), reader, encoding=options.encoding)

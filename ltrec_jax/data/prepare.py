@@ -134,7 +134,11 @@ def _prepare(
             connection.execute(f"CREATE TABLE {kind}_kept ({key} VARCHAR)")
     _check_template(connection, options.template)
     without_metadata = _missing_items(connection, options.strict) if sources["items"] is not None else 0
-    steps = {"read": judged[0].read, "kept": judged[0].kept, **_relate(connection, options)}
+    steps = {"read": judged[0].read, "kept": judged[0].kept, **relations.relate(DuckEngine(connection), options)}
+    if steps["interactions"] == 0:
+        told = ", ".join(f"{step.replace('_', ' ')}: {count:,}" for step, count in steps.items())
+        raise UserError(f"No interaction is left after filtering ({told}). Loosen the options.")
+    _attach(connection)
     low, high = connection.execute("SELECT min(rating), max(rating) FROM final").fetchall()[0]
     info: dict[str, Any] = {
         "source": "files" if isinstance(sources["interactions"], (str, Path)) else "data frames",
@@ -245,12 +249,8 @@ def _missing_items(connection: "duckdb.DuckDBPyConnection", strict: bool) -> int
     return int(count)
 
 
-def _relate(connection: "duckdb.DuckDBPyConnection", options: PrepareOptions) -> dict[str, int]:
-    """From events, items_kept and users_kept to final, final_items and final_users; the count after each step."""
-    steps = relations.relate(DuckEngine(connection), options)
-    if steps["interactions"] == 0:
-        told = ", ".join(f"{step.replace('_', ' ')}: {count:,}" for step, count in steps.items())
-        raise UserError(f"No interaction is left after filtering ({told}). Loosen the options.")
+def _attach(connection: "duckdb.DuckDBPyConnection") -> None:
+    """Make final_items and final_users: the codes that are left with the attributes of `ingest`'s tables."""
     for kind, key, code in (("items", names.ITEM_ID, names.ITEM), ("users", names.USER_ID, names.USER)):
         described = connection.execute(f"DESCRIBE {kind}_kept").fetchall()
         rest = "".join(
@@ -264,7 +264,6 @@ def _relate(connection: "duckdb.DuckDBPyConnection", options: PrepareOptions) ->
                 FROM final_{kind}_codes c LEFT JOIN {kind}_kept k USING ({key})""",
             f"joining {kind}",
         )
-    return steps
 
 
 def _write(connection: "duckdb.DuckDBPyConnection", directory: Path) -> None:
