@@ -188,8 +188,8 @@ def stream(
 
     Events (user_id, item_id: strings, rating, timestamp) are independent draws: repeated pairs occur, as in a real
     log, and nothing is sorted. Items and users of rank r are drawn with P ~ integral of x^-s over [r, r + 1], where s
-    is `zipf` and 0.5: Zipf's law but for the first ranks. A user likes some topics; cold items are in the item table only. A
-    shard depends on `seed` and its number alone; memory is that of one shard and of the ids.
+    is `zipf` and 0.5: Zipf's law but for the first ranks. A user likes some topics; cold items are in the item table
+    only. A shard depends on `seed` and its number alone; memory is that of one shard and of the ids.
     """
     num_cold = _num_cold(num_users, num_items, num_interactions, cold_share, topics, scale)
     if rows_per_shard < 1:
