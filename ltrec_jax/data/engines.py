@@ -35,6 +35,10 @@ class Engine(Protocol):
         """Rows of an expression."""
         ...
 
+    def rename(self, table: str, new: str) -> None:
+        """Give a table another name."""
+        ...
+
     def drop(self, table: str) -> None:
         """Forget a table and free its place on disk."""
         ...
@@ -68,6 +72,9 @@ class DuckEngine:
 
         query = ibis.to_sql(expression.count().as_table(), dialect="duckdb")
         return int(self._connection.execute(query).fetchall()[0][0])
+
+    def rename(self, table: str, new: str) -> None:
+        self._connection.execute(f"ALTER TABLE {name(table)} RENAME TO {name(new)}")
 
     def drop(self, table: str) -> None:
         self._connection.execute(f"DROP TABLE {name(table)}")

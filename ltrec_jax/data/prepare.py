@@ -237,7 +237,7 @@ def _check_template(connection: "duckdb.DuckDBPyConnection", template: str | Non
 def _missing_items(connection: "duckdb.DuckDBPyConnection", strict: bool) -> int:
     """How many items of good interactions the table of items lacks; refused if `strict`."""
     (found,) = connection.execute(
-        """SELECT count(*), min(item_id) FROM (SELECT DISTINCT item_id FROM events)
+        """SELECT count(*), min(item_id) FROM (SELECT DISTINCT item_id::VARCHAR AS item_id FROM events)
            ANTI JOIN items_kept USING (item_id)"""
     ).fetchall()
     count, example = found
@@ -275,5 +275,9 @@ def _write(connection: "duckdb.DuckDBPyConnection", directory: Path) -> None:
         ("rejected", 'SELECT * FROM rejected ORDER BY "table", file, line'),
     ):
         target = reading.text(str(directory / f"{name}.parquet"))
-        run(connection, f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION zstd)", f"writing {name}")
+        run(
+            connection,
+            f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)",
+            f"writing {name}",
+        )
     datasets.write_columns(directory)

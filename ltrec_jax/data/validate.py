@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import duckdb
 
 _SHOWN = 3
+_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+_FLOATS = {"FLOAT", "DOUBLE"}
 # Seconds since 1970 reach this in the year 5138; greater numbers are milli-, micro- or nanoseconds.
 _UNITS = ((1e17, 1_000_000_000), (1e14, 1_000_000), (1e11, 1_000))
 
@@ -50,7 +52,9 @@ def judge_interactions(
     scale: tuple[float, float] | None,
     max_rejected: float,
 ) -> Judged:
-    """Make `events(user_id, item_id VARCHAR, rating FLOAT, timestamp BIGINT, row_order BIGINT)` of the good rows.
+    """Make `events(user_id, item_id, rating FLOAT, timestamp BIGINT, row_order BIGINT)` of the good rows.
+
+    Ids that are whole numbers in the file are BIGINT, others VARCHAR.
 
     Reads the relation `interactions` that `ingest.load` made with the columns `chosen`; lists the others in `rejected`.
     """
@@ -69,13 +73,15 @@ def judge_interactions(
         time, more = _time(kinds[columns.TIMESTAMP])
         cases += more
     connection.execute(
-        f"""CREATE VIEW judged_interactions AS SELECT *, {user} AS _user, {item} AS _item, {rating} AS _rating,
-            {time} AS _time, CASE {" ".join(f"WHEN {c} THEN {r}" for c, r in cases)} END AS _reason FROM interactions"""
+        f"""CREATE VIEW judged_interactions AS SELECT *,
+            CASE {" ".join(f"WHEN {c} THEN {r}" for c, r in cases)} END AS _reason FROM interactions"""
     )
+    # Plain conditions: they are filtered on one after the other, where the CASE computes every value for every row.
+    good = " AND ".join(f"({condition}) IS NOT TRUE" for condition, _ in cases)
     run(
         connection,
-        """CREATE TABLE events AS SELECT _user AS user_id, _item AS item_id, _rating::FLOAT AS rating,
-           _time::BIGINT AS "timestamp", _order::BIGINT AS row_order FROM judged_interactions WHERE _reason IS NULL""",
+        f"""CREATE TABLE events AS SELECT {user} AS user_id, {item} AS item_id, ({rating})::FLOAT AS rating,
+            ({time})::BIGINT AS "timestamp", _order::BIGINT AS row_order FROM interactions WHERE {good}""",
         "checking interactions",
     )
     return _close(connection, layout, "interactions", "events", chosen, max_rejected)
@@ -90,7 +96,7 @@ def judge_table(
     Missing texts are "".
     """
     kinds = {n: kind for n, kind, *_ in connection.execute(f"DESCRIBE {table}").fetchall()}
-    identifier = _identifier(key, kinds[key])
+    identifier = f"({_identifier(key, kinds[key])})::VARCHAR"
     missing = f"missing {key.removesuffix('_id')} id"
     shown = ", ".join(
         f"coalesce({name(n)}, '') AS {name(n)}" if kinds[n] == "VARCHAR" else name(n) for n in names if n != key
@@ -111,9 +117,11 @@ def judge_table(
 
 
 def _identifier(column: str, kind: str) -> str:
-    """The id as a text, NULL where it is missing. 12.0 (an id column that once held NaN) is "12"."""
+    """The id as a text or whole number, NULL where it is missing. 12.0 (of a column that once held NaN) is "12"."""
     c = name(column)
-    if kind in ("DOUBLE", "FLOAT"):
+    if kind in _INTEGERS:
+        return f"{c}::BIGINT"
+    if kind in _FLOATS:
         return (
             f"CASE WHEN isnan({c}) THEN NULL WHEN {c} = floor({c}) AND abs({c}) < 9e15 THEN {c}::BIGINT::VARCHAR "
             f"ELSE {c}::VARCHAR END"
@@ -125,16 +133,15 @@ def _identifier(column: str, kind: str) -> str:
 
 def _rating(kind: str, scale: tuple[float, float] | None) -> tuple[str, list[tuple[str, str]]]:
     """The expression of a rating, and what is wrong with it where."""
-    c = name(columns.RATING)
-    value = f"try_cast({c} AS DOUBLE)"
+    value = c = name(columns.RATING)
     cases = [(f"{c} IS NULL", "'missing rating'")]
     if kind == "VARCHAR":
         cases = [(f"trim(coalesce({c}, '')) = ''", "'missing rating'")]
-    cases += [
-        (f"{value} IS NULL", "'rating is not a number'"),
-        (f"isnan({value})", "'rating is NaN'"),
-        (f"isinf({value}) OR abs({value}) > 3e38", "'rating is infinite'"),
-    ]
+    if kind not in _INTEGERS and kind not in _FLOATS:
+        value = f"try_cast({c} AS DOUBLE)"
+        cases.append((f"{value} IS NULL", "'rating is not a number'"))
+    if kind not in _INTEGERS:
+        cases += [(f"isnan({value})", "'rating is NaN'"), (f"abs({value}) > 3.4e38", "'rating is infinite'")]
     if scale is not None:
         low, high = scale
         cases.append((f"{value} NOT BETWEEN {low!r} AND {high!r}", f"'rating outside {low:g}..{high:g}'"))
@@ -145,13 +152,17 @@ def _time(kind: str) -> tuple[str, list[tuple[str, str]]]:
     """The expression of unix seconds, and what is wrong with it where."""
     c = name(columns.TIMESTAMP)
     missing = f"{c} IS NULL"
+    if kind in _INTEGERS:
+        # The first case is the usual one.
+        value = f"CASE WHEN {c} < {_UNITS[-1][0]:.0f} THEN {c} ELSE {_seconds(c, '//')} END"
+        return value, [(missing, "'missing timestamp'"), (f"{c} < 0", "'negative timestamp'")]
     if kind == "VARCHAR":
         missing = f"trim(coalesce({c}, '')) = ''"
         value = f"coalesce({_seconds(f'try_cast({c} AS DOUBLE)')}, epoch(try_cast({c} AS TIMESTAMPTZ)))"
     elif kind.startswith(("TIMESTAMP", "DATE")):
         value = f"epoch({c})"
     else:
-        value = _seconds(f"try_cast({c} AS DOUBLE)" if kind in ("DOUBLE", "FLOAT") else f"try_cast({c} AS BIGINT)")
+        value = _seconds(f"try_cast({c} AS DOUBLE)")
     cases = [
         (missing, "'missing timestamp'"),
         (f"{value} IS NULL OR isnan(({value})::DOUBLE) OR isinf(({value})::DOUBLE)", "'timestamp is not a time'"),
@@ -160,8 +171,8 @@ def _time(kind: str) -> tuple[str, list[tuple[str, str]]]:
     return f"floor({value})", cases
 
 
-def _seconds(number: str) -> str:
-    cases = " ".join(f"WHEN {number} >= {limit:.0f} THEN {number} / {divisor}" for limit, divisor in _UNITS)
+def _seconds(number: str, by: str = "/") -> str:
+    cases = " ".join(f"WHEN {number} >= {limit:.0f} THEN {number} {by} {divisor}" for limit, divisor in _UNITS)
     return f"CASE {cases} ELSE {number} END"
 
 
@@ -175,11 +186,13 @@ def _close(
 ) -> Judged:
     """List the bad rows of a table with their lines; stop where they are too many."""
     row = ", ".join(f"{name(n)} := {name(n)}" for n in names)
+    # Nothing to look for where every row was kept: the counts are known without reading.
+    none = "" if _count(connection, table) > _count(connection, kept) else "LIMIT 0"
     run(
         connection,
         f"""CREATE TABLE {table}_bad AS SELECT _file, _order, _reason,
             coalesce(_raw, to_json(struct_pack({row}))::VARCHAR) AS _row
-            FROM judged_{table} WHERE _reason IS NOT NULL""",
+            FROM judged_{table} WHERE _reason IS NOT NULL {none}""",
         f"listing rejected {table}",
     )
     counted = {t: _count(connection, t) for t in (kept, f"{table}_bad", f"{table}_broken")}

@@ -343,6 +343,14 @@ def test_items_missing_from_the_table_are_counted_or_refused(tmp_path):
         from_pandas(EVENTS, ITEMS.iloc[:2], options=PrepareOptions(strict=True))
 
 
+def test_numbers_in_one_table_and_texts_in_the_other_meet(tmp_path):
+    _parquet(EVENTS.assign(movieId=[7, 8, 7, 8, 9, 8, 8]), tmp_path / "events.parquet")
+    items = pd.DataFrame({"movieId": ["7", "08", "x"], "title": ["seven", "eight", "ex"]})
+    found = from_pandas(pd.read_parquet(tmp_path / "events.parquet"), items)
+    assert found.items.to_numpy().tolist() == [["7", "seven"], ["08", "eight"], ["8", ""], ["9", ""], ["x", "ex"]]
+    assert found.info["items_without_metadata"] == 2
+
+
 def test_ids_that_stand_twice_in_a_table_are_rejected(tmp_path):
     items = pd.concat([ITEMS, pd.DataFrame({"movieId": ["a", None], "title": ["other", "no id"], "year": [1, 2]})])
     with pytest.raises(UserError, match=r"2 of 6 rows of the items .* duplicate item_id: 1"):
