@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "ltrec_jax"
 # Rooms from the ground up. A room imports rooms of lower rows, of its own row only where that row says so.
 ROWS = [
     {"version", "errors"},
-    {"types", "config", "storage", "parallel", "topk"},
+    {"types", "config", "storage", "parallel", "topk", "page"},
     {"data"},
     {"text"},
     {"encoder"},
@@ -25,7 +25,7 @@ ROWS = [
 LEVEL = {room: level for level, rooms in enumerate(ROWS) for room in rooms}
 # Beyond the row order: the evaluator sees scores and data, the service never sees a trainer, an objective knows no model.
 ONLY = {
-    "evaluate": {"errors", "types", "storage", "topk", "data", "version"},
+    "evaluate": {"errors", "types", "storage", "topk", "page", "data", "version"},
     "objectives": {"errors", "types"},
 }
 NEVER = {"serve": {"train"}}

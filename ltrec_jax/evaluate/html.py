@@ -1,13 +1,12 @@
 """The report as one self-contained HTML page: nothing is loaded from anywhere, all text from outside is escaped.
 
-Out of scope: figures (`results`), pictures (`plots`), wording of the verdict (`verdict`). jinja2 is imported here, when
-a page is made.
+Out of scope: figures (`results`), pictures (`plots`), wording of the verdict (`verdict`), the look of every page (`page`).
 """
 
-import importlib.resources
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from ltrec_jax import page
 from ltrec_jax.evaluate import plots, verdict
 from ltrec_jax.evaluate.results import SYMBOLS, Report, label, legend, lower_is_better, number
 
@@ -36,46 +35,27 @@ def render(
     hardware: Mapping[str, Any],
 ) -> str:
     """The page as text. Empty curve, examples, settings or hardware: that part is left out."""
-    import jinja2
     from markupsafe import Markup
 
     metrics = list(next(iter(report.models.values())).overall)
     pictures = [plots.by_popularity(report, metric) for metric in report.headlines]
     pictures.append(plots.learning_curve(curve))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "label": label}
-    source = importlib.resources.files("ltrec_jax.evaluate").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(source).render(
-        report=report,
-        verdict=verdict.verdict(report),
-        main_grids=[report.grid(metric) for metric in report.headlines],
-        other_grids=[grid for m in metrics if m not in report.headlines and (grid := report.grid(m)).columns],
+    values = {
+        "report": report,
+        "verdict": verdict.verdict(report),
+        "main_grids": [report.grid(metric) for metric in report.headlines],
+        "other_grids": [grid for m in metrics if m not in report.headlines and (grid := report.grid(m)).columns],
         # Our own SVG: text inside it has been escaped by matplotlib.
-        pictures=[Markup(picture) for picture in pictures if picture],
-        examples=examples,
-        facts={
-            "How it was measured": dict(flattened(report.protocol)),
-            "Settings": dict(flattened(settings)),
-            "Hardware and versions": dict(flattened(hardware)),
+        "pictures": [Markup(picture) for picture in pictures if picture],
+        "examples": examples,
+        "facts": {
+            "How it was measured": dict(page.flattened(report.protocol)),
+            "Settings": dict(page.flattened(settings)),
+            "Hardware and versions": dict(page.flattened(hardware)),
         },
-        stages=list(dict.fromkeys(stage for model in report.models.values() for stage in model.seconds)),
-        symbols=SYMBOLS,
-        legend=legend(report.primary),
-        lower_is_better=lower_is_better,
-    )
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as ("train.learning_rate", "5e-05") pairs, in their order."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flattened(value, f"{prefix}{key}.")
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            yield f"{prefix}{key}", ", ".join(map(str, value))
-        else:
-            yield (
-                f"{prefix}{key}",
-                f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value),
-            )
+        "stages": list(dict.fromkeys(stage for model in report.models.values() for stage in model.seconds)),
+        "symbols": SYMBOLS,
+        "legend": legend(report.primary),
+        "lower_is_better": lower_is_better,
+    }
+    return page.render("ltrec_jax.evaluate", _TEMPLATE, values, {"number": number, "label": label})
