@@ -1,6 +1,7 @@
 """The report as one self-contained HTML page: nothing is loaded from anywhere, all text from outside is escaped.
 
-Out of scope: figures (`results`), pictures (`plots`), wording of the verdict (`verdict`), the look of every page (`page`).
+Out of scope: figures (`results`), pictures (`plots`), wording of the verdict (`verdict`), what every page looks like
+(`page`).
 """
 
 from collections.abc import Mapping, Sequence
