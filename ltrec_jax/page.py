@@ -36,6 +36,7 @@ _STYLE: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": INK,
     "grid.alpha": 0.14,
     "grid.linewidth": 0.7,

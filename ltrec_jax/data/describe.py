@@ -1,0 +1,373 @@
+"""What a dataset looks like: sizes, long tail, texts, time, ratings, split; for the terminal and as one page.
+
+Out of scope: the pictures (`describe_plots`), judging whether a split leaks (`splits.check`).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from ltrec_jax import page, storage
+from ltrec_jax.data import columns
+from ltrec_jax.data.dataset import Dataset, Interactions, Split
+from ltrec_jax.data.popularity import Popularity, gini, lorenz_curve, popularity, power_law_exponent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PIECE = 1 << 22
+_POINTS = 300
+_BINS = 40
+_SEPARATE_RATINGS = 20
+_EXAMPLES = 8
+_EXAMPLE_LENGTH = 160
+_TEXT_PIECE = 1 << 18
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Smallest, median, mean, 95th percentile and largest of some counts; all 0 without any."""
+
+    smallest: float
+    median: float
+    mean: float
+    p95: float
+    largest: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram:
+    """`counts` int64[n] in the bins between `edges` float64[n + 1], or of the separate values `edges` float64[n]."""
+
+    edges: np.ndarray
+    counts: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class TextColumn:
+    """Lengths of one text column of the items, over the items that have it. `missing` counts the others.
+
+    `percentiles` float64[101]: at most so many characters have 0%, 1%, ..., 100% of the texts.
+    """
+
+    name: str
+    missing: int
+    characters: Spread
+    words: Spread
+    percentiles: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A popularity group: its items, the events they have, the shares of all."""
+
+    items: int
+    events: int
+    share_of_items: float
+    share_of_events: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One part of a split: its events and how many different users and items they have; items not in training."""
+
+    events: int
+    users: int
+    items: int
+    unseen_items: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An item as the reader sees it."""
+
+    item_id: str
+    text: str
+    events: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """Everything that is shown. Popularity is counted on the training events where a split is given (`counted_on`).
+
+    rank_frequency: ranks and counts of the items with events, thinned to a few hundred points; lorenz: share of items
+    and of events. `times` is None where the dataset has no timestamps, `parts` is empty without a split.
+    """
+
+    name: str
+    users: int
+    items: int
+    events: int
+    density: float
+    counted_on: str
+    per_user: Spread
+    per_item: Spread
+    groups: Mapping[str, Group]
+    gini: float
+    exponent: float
+    rank_frequency: tuple[np.ndarray, np.ndarray]
+    lorenz: tuple[np.ndarray, np.ndarray]
+    ratings: Histogram
+    times: Histogram | None
+    texts: Sequence[TextColumn]
+    parts: Mapping[str, Part]
+    examples: Mapping[str, Sequence[Example]]
+    info: Mapping[str, Any]
+
+    @property
+    def cold_share(self) -> float:
+        """Share of the items without (training) events."""
+        return self.groups["cold"].share_of_items
+
+
+def describe(dataset: Dataset, split: Split | None = None) -> Description:
+    """Count everything in a few passes over the events, a piece at a time, so that they may be larger than memory.
+
+    Density is events / (users * items). A split of another dataset is `ValueError`.
+    """
+    if split is not None and split.dataset is not dataset:
+        raise ValueError(f"the split {split.name!r} is of another dataset")
+    events = dataset.interactions
+    training = events.item if split is None else events.item[split.train_rows]
+    found = popularity(np.asarray(training), dataset.num_items)
+    descending = -np.sort(-found.counts)
+    ratings, times = _histograms(events)
+    pairs = dataset.num_users * dataset.num_items
+    return Description(
+        name=dataset.name,
+        users=dataset.num_users,
+        items=dataset.num_items,
+        events=len(events),
+        density=len(events) / pairs if pairs else 0.0,
+        counted_on="all events" if split is None else f"the training events of the split {split.name}",
+        per_user=_spread(np.bincount(events.user, minlength=dataset.num_users)),
+        per_item=_spread(np.bincount(events.item, minlength=dataset.num_items)),
+        groups=_groups(found),
+        gini=gini(found.counts),
+        exponent=power_law_exponent(found.counts),
+        rank_frequency=_rank_frequency(descending[descending > 0]),
+        lorenz=_thinned(*lorenz_curve(found.counts)),
+        ratings=ratings,
+        times=times,
+        texts=[_text_column(name, dataset.items[name]) for name in text_columns(dataset.items)],
+        parts=_parts(split),
+        examples=_examples(dataset, found),
+        info=dataset.info,
+    )
+
+
+def text_columns(items: pd.DataFrame) -> list[str]:
+    """The columns of an item table that hold texts: strings, or lists of strings."""
+    names = []
+    for name in items.columns:
+        known = items[name].dropna().head(100)
+        if name != columns.ITEM_ID and len(known) and all(isinstance(x, (str, list, tuple, np.ndarray)) for x in known):
+            names.append(str(name))
+    return names
+
+
+def _spread(values: np.ndarray) -> Spread:
+    if len(values) == 0:
+        return Spread(0.0, 0.0, 0.0, 0.0, 0.0)
+    low, middle, high95, high = np.quantile(values, [0.0, 0.5, 0.95, 1.0])
+    return Spread(float(low), float(middle), float(values.mean()), float(high95), float(high))
+
+
+def _groups(found: Popularity) -> dict[str, Group]:
+    total = int(found.counts.sum())
+    groups = {}
+    for name, mask in found.masks().items():
+        items, events = int(mask.sum()), int(found.counts[mask].sum())
+        groups[name] = Group(items, events, items / max(1, len(mask)), events / max(1, total))
+    return groups
+
+
+def _rank_frequency(descending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rank, count) at ranks that are even on a logarithmic scale."""
+    if len(descending) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    ranks = np.unique(np.geomspace(1, len(descending), _POINTS).round().astype(np.int64))
+    return ranks, descending[ranks - 1]
+
+
+def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    kept = np.unique(np.linspace(0, len(x) - 1, _POINTS).round().astype(np.int64))
+    return x[kept], y[kept]
+
+
+def _histograms(events: Interactions) -> tuple[Histogram, Histogram | None]:
+    """Ratings (separate values while there are few) and times (None where all are equal)."""
+    pieces = [slice(start, start + _PIECE) for start in range(0, len(events), _PIECE)]
+    values: set[float] = set()
+    rating_limits, time_limits = (np.inf, -np.inf), (np.inf, -np.inf)
+    for piece in tqdm(pieces, desc="reading events", delay=1.0):
+        rating_limits = _widened(rating_limits, events.rating[piece])
+        time_limits = _widened(time_limits, events.timestamp[piece])
+        if len(values) <= _SEPARATE_RATINGS:
+            values |= set(np.unique(events.rating[piece]).tolist())
+    if len(values) <= _SEPARATE_RATINGS:
+        separate = np.array(sorted(values))
+        between = [-np.inf, *((separate[1:] + separate[:-1]) / 2), np.inf] if values else []
+        ratings = Histogram(separate, _binned(events.rating, pieces, np.array(between), "ratings"))
+    else:
+        edges = np.linspace(rating_limits[0], rating_limits[1], _BINS + 1)
+        ratings = Histogram(edges, _binned(events.rating, pieces, edges, "ratings"))
+    if time_limits[0] >= time_limits[1]:
+        return ratings, None
+    edges = np.linspace(time_limits[0], time_limits[1], _BINS + 1)
+    return ratings, Histogram(edges, _binned(events.timestamp, pieces, edges, "times"))
+
+
+def _widened(limits: tuple[float, float], column: np.ndarray) -> tuple[float, float]:
+    return min(limits[0], float(column.min())), max(limits[1], float(column.max()))
+
+
+def _binned(column: np.ndarray, pieces: list[slice], edges: np.ndarray, what: str) -> np.ndarray:
+    counts = np.zeros(max(0, len(edges) - 1), np.int64)
+    for piece in tqdm(pieces, desc=f"counting {what}", delay=1.0):
+        bins = np.searchsorted(edges[1:-1], column[piece], side="right")
+        counts += np.bincount(bins, minlength=len(counts))
+    return counts
+
+
+def _text_column(name: str, column: pd.Series) -> TextColumn:
+    characters, words = [], []
+    for start in tqdm(range(0, len(column), _TEXT_PIECE), desc=f"reading {name}", delay=1.0):
+        texts = pa.array([_plain(value) for value in column.iloc[start : start + _TEXT_PIECE]], pa.string())
+        characters.append(pc.utf8_length(texts).to_numpy())
+        words.append(pc.count_substring_regex(texts, r"\S+").to_numpy())
+    length, count = np.concatenate(characters), np.concatenate(words)
+    there = count > 0
+    known = length[there]
+    percentiles = np.quantile(known, np.linspace(0, 1, 101)) if len(known) else np.zeros(101)
+    return TextColumn(name, int((~there).sum()), _spread(known), _spread(count[there]), percentiles)
+
+
+def _plain(value: Any) -> str:
+    """A cell as text; "" for a missing one. A lone surrogate has no UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return ", ".join(_plain(part) for part in value)
+    return "" if pd.isna(value) else str(value)
+
+
+def _parts(split: Split | None) -> dict[str, Part]:
+    if split is None:
+        return {}
+    events = split.dataset.interactions
+    trained = np.zeros(split.dataset.num_items, bool)
+    trained[events.item[split.train_rows]] = True
+    parts = {}
+    for name in ("train", "validation", "test"):
+        rows = getattr(split, f"{name}_rows")
+        items = np.unique(events.item[rows])
+        parts[name] = Part(len(rows), len(np.unique(events.user[rows])), len(items), int((~trained[items]).sum()))
+    unused = len(events) - sum(part.events for part in parts.values())
+    return parts | ({"unused": Part(unused, 0, 0, 0)} if unused else {})
+
+
+def _examples(dataset: Dataset, found: Popularity) -> dict[str, list[Example]]:
+    """The most popular items, some of the tail and some without events: the same ones every time."""
+    masks = found.masks()
+    draw = np.random.default_rng(0)
+    chosen = {"head": np.argsort(-found.counts, kind="stable")[: min(_EXAMPLES, int(masks["head"].sum()))]}
+    for name, mask in (("tail", masks["tail"] & masks["warm"]), ("cold", masks["cold"])):
+        rows = np.flatnonzero(mask)
+        chosen[name] = draw.choice(rows, size=min(_EXAMPLES, len(rows)), replace=False)
+    names = text_columns(dataset.items)
+    return {
+        group: [_example(dataset, row, names, int(found.counts[row])) for row in rows.tolist()]
+        for group, rows in chosen.items()
+        if len(rows)
+    }
+
+
+def _example(dataset: Dataset, row: int, names: Sequence[str], events: int) -> Example:
+    item = dataset.items.iloc[row]
+    text = " · ".join(text for name in names if (text := " ".join(_plain(item[name]).split())))
+    if len(text) > _EXAMPLE_LENGTH:
+        text = text[: _EXAMPLE_LENGTH - 1] + "…"
+    return Example(str(item[columns.ITEM_ID]), text, events)
+
+
+def print_description(description: Description, console: "Console") -> None:
+    """Print the counts, the popularity groups, the texts and the split, within 80 columns."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE)
+        for place, head in enumerate(heads):
+            table.add_column(head, justify="right" if place else "left")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+
+    for title, heads, rows in tables(description):
+        show(title, heads, rows)
+
+
+def tables(description: Description) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, column heads, rows) of every table, as text: the terminal and the page show the same."""
+    one = description
+    per_user, per_item = one.per_user, one.per_item
+    overview = [
+        ["users", f"{one.users:,}"],
+        ["items", f"{one.items:,}"],
+        ["events", f"{one.events:,}"],
+        ["density", f"{one.density:.3%}"],
+        ["events per user, median (most)", f"{per_user.median:,.0f} ({per_user.largest:,.0f})"],
+        ["events per item, median (most)", f"{per_item.median:,.0f} ({per_item.largest:,.0f})"],
+        ["cold items", f"{one.groups['cold'].items:,} ({one.cold_share:.1%})"],
+        ["Gini of popularity", f"{one.gini:.3f}"],
+        ["power-law exponent of counts", f"{one.exponent:.2f}" if one.exponent else "–"],
+    ]
+    if one.times is not None:
+        for name, edge in (("first event", one.times.edges[0]), ("last event", one.times.edges[-1])):
+            overview.append([name, str(np.datetime64(int(edge), "s").astype("datetime64[D]"))])
+    found = [(one.name, ["", ""], overview)]
+    groups = [
+        [name, f"{group.items:,}", f"{group.share_of_items:.1%}", f"{group.events:,}", f"{group.share_of_events:.1%}"]
+        for name, group in one.groups.items()
+    ]
+    found.append((f"Popularity groups, by {one.counted_on}", ["group", "items", "share", "events", "share"], groups))
+    texts = [[text.name, f"{text.missing:,}", *_lengths(text.characters), *_lengths(text.words)] for text in one.texts]
+    heads = ["column", "missing", "characters", "95%", "most", "words", "95%", "most"]
+    if texts:
+        found.append(("Texts of the items (median length)", heads, texts))
+    parts = [
+        [name, f"{part.events:,}", f"{part.users:,}", f"{part.items:,}", f"{part.unseen_items:,}"]
+        for name, part in one.parts.items()
+    ]
+    if parts:
+        found.append(("Split", ["part", "events", "users", "items", "not in training"], parts))
+    return found
+
+
+def _lengths(spread: Spread) -> list[str]:
+    return [f"{value:,.0f}" for value in (spread.median, spread.p95, spread.largest)]
+
+
+def write_page(description: Description, path: Path) -> None:
+    """Write one HTML page that needs nothing else: the tables, the pictures and examples of items."""
+    from markupsafe import Markup
+
+    from ltrec_jax.data import describe_plots
+
+    values = {
+        "description": description,
+        "tables": tables(description),
+        # Our own SVG: text inside it has been escaped by matplotlib.
+        "pictures": [(title, Markup(picture)) for title, picture in describe_plots.pictures(description)],
+        "facts": dict(page.flattened(description.info)),
+    }
+    storage.write_text(Path(path), page.render("ltrec_jax.data", "describe.html.j2", values, {}))
