@@ -5,6 +5,8 @@ Out of scope: what the steps are (`relations`).
 
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from ltrec_jax.data.ingest import name
 from ltrec_jax.data.sources.reading import run
 
@@ -23,8 +25,11 @@ class Engine(Protocol):
         """A table made before, as an expression."""
         ...
 
-    def create(self, table: str, expression: "ir.Table", what: str) -> "ir.Table":
-        """Compute a table and keep it under a new name; `what` is shown while it takes long."""
+    def create(self, table: str, expression: "ir.Table | list[ir.Table]", what: str) -> "ir.Table":
+        """Compute a table (or the union of several, one after the other) and keep it under a new name.
+
+        `what` is shown while it takes long.
+        """
         ...
 
     def count(self, table: str) -> int:
@@ -33,6 +38,10 @@ class Engine(Protocol):
 
     def total(self, expression: "ir.Table") -> int:
         """Rows of an expression."""
+        ...
+
+    def fetch(self, expression: "ir.Table") -> dict[str, np.ndarray]:
+        """The columns of a small table."""
         ...
 
     def rename(self, table: str, new: str) -> None:
@@ -57,10 +66,14 @@ class DuckEngine:
         found = self._connection.execute(f"DESCRIBE {name(table)}").fetchall()
         return ibis.table({column: _TYPES[kind] for column, kind, *_ in found if kind in _TYPES}, name=table)
 
-    def create(self, table: str, expression: "ir.Table", what: str) -> "ir.Table":
+    def create(self, table: str, expression: "ir.Table | list[ir.Table]", what: str) -> "ir.Table":
         import ibis
 
-        run(self._connection, f"CREATE TABLE {name(table)} AS {ibis.to_sql(expression, dialect='duckdb')}", what)
+        parts = expression if isinstance(expression, list) else [expression]
+        for number, part in enumerate(parts, start=1):
+            verb = f"CREATE TABLE {name(table)} AS" if number == 1 else f"INSERT INTO {name(table)}"
+            place = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
+            run(self._connection, f"{verb} {ibis.to_sql(part, dialect='duckdb')}", what + place)
         return self.table(table)
 
     def count(self, table: str) -> int:
@@ -72,6 +85,12 @@ class DuckEngine:
 
         query = ibis.to_sql(expression.count().as_table(), dialect="duckdb")
         return int(self._connection.execute(query).fetchall()[0][0])
+
+    def fetch(self, expression: "ir.Table") -> dict[str, np.ndarray]:
+        import ibis
+
+        found = self._connection.execute(ibis.to_sql(expression, dialect="duckdb")).fetchnumpy()
+        return {column: np.asarray(values) for column, values in found.items()}
 
     def rename(self, table: str, new: str) -> None:
         self._connection.execute(f"ALTER TABLE {name(table)} RENAME TO {name(new)}")

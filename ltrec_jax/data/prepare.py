@@ -133,8 +133,8 @@ def _prepare(
         else:
             connection.execute(f"CREATE TABLE {kind}_kept ({key} VARCHAR)")
     _check_template(connection, options.template)
-    without_metadata = _missing_items(connection, options.strict) if sources["items"] is not None else 0
-    steps = {"read": judged[0].read, "kept": judged[0].kept, **relations.relate(DuckEngine(connection), options)}
+    steps, missing = relations.relate(DuckEngine(connection), options, listed=sources["items"] is not None)
+    steps = {"read": judged[0].read, "kept": judged[0].kept, **steps}
     if steps["interactions"] == 0:
         told = ", ".join(f"{step.replace('_', ' ')}: {count:,}" for step, count in steps.items())
         raise UserError(f"No interaction is left after filtering ({told}). Loosen the options.")
@@ -146,7 +146,7 @@ def _prepare(
         "rejected": {
             table.what: {"read": table.read, "rejected": table.rejected, "reasons": table.reasons} for table in judged
         },
-        "items_without_metadata": without_metadata,
+        "items_without_metadata": missing,
         "scale": list(options.scale) if options.scale and options.implicit_threshold is None else [low, high],
         "options": dataclasses.asdict(options),
     }
@@ -232,21 +232,6 @@ def _check_template(connection: "duckdb.DuckDBPyConnection", template: str | Non
     for field in fields:
         if field not in columns:
             raise UserError(f"The template {template!r} names {field!r}; the items have {', '.join(columns)}.")
-
-
-def _missing_items(connection: "duckdb.DuckDBPyConnection", strict: bool) -> int:
-    """How many items of good interactions the table of items lacks; refused if `strict`."""
-    (found,) = connection.execute(
-        """SELECT count(*), min(item_id) FROM (SELECT DISTINCT item_id::VARCHAR AS item_id FROM events)
-           ANTI JOIN items_kept USING (item_id)"""
-    ).fetchall()
-    count, example = found
-    if strict and count:
-        raise UserError(
-            f"{count:,} items of the interactions are missing from the table of items, such as {example!r}. "
-            "Complete the table, or keep them with empty texts by leaving out `strict`."
-        )
-    return int(count)
 
 
 def _attach(connection: "duckdb.DuckDBPyConnection") -> None:

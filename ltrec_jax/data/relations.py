@@ -9,14 +9,19 @@ Out of scope: reading (`ingest`), judging rows (`validate`), who executes (`engi
 import itertools
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ltrec_jax.data import columns
 from ltrec_jax.data.engines import Engine
 from ltrec_jax.data.prepare_options import Duplicates, PrepareOptions
+from ltrec_jax.errors import UserError
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 _ROW_BITS = 1 << 50
+_ROWS_PER_GIB = 3_000_000
+_BINS = 4096
 
 
 def in_time_range(events: "ir.Table", start: int | None, end: int | None) -> "ir.Table":
@@ -94,6 +99,18 @@ def frequent(pairs: "ir.Table", min_user: int, min_item: int) -> "ir.Table":
     return kept
 
 
+def portions(engine: Engine, events: "ir.Table", users: int, rows: int) -> list[tuple[int, int]]:
+    """Ranges (first, last) of user codes that part the coded events into pieces of about `rows`."""
+    width = max(1, -(-users // _BINS))
+    bins = events.select(bin=(events.user // width).cast("int32"))
+    counted = engine.fetch(bins.group_by("bin").agg(rows=bins.count()))
+    count = np.zeros(-(-users // width) if users else 1, np.int64)
+    count[counted["bin"]] = counted["rows"]
+    piece = (np.cumsum(count) - 1) // rows
+    edges = [0, *((np.flatnonzero(np.diff(piece)) + 1) * width).tolist(), max(users, 1)]
+    return [(first, end - 1) for first, end in itertools.pairwise(edges)]
+
+
 def k_core(engine: Engine, table: str, min_user: int, min_item: int) -> str:
     """The name of the table with the k-core of the pairs in `table`: `frequent` until nothing more goes."""
     if max(min_user, min_item) <= 1:
@@ -110,9 +127,10 @@ def k_core(engine: Engine, table: str, min_user: int, min_item: int) -> str:
     return table
 
 
-def relate(engine: Engine, options: PrepareOptions) -> dict[str, int]:
+def relate(engine: Engine, options: PrepareOptions, *, listed: bool) -> tuple[dict[str, int], int]:
     """From events, items_kept to final(user, item, rating, timestamp) and final_users_codes(user_id, user),
-    final_items_codes(item_id, item); gives the number of interactions after each step.
+    final_items_codes(item_id, item); gives the number of interactions after each step, and the number of items that
+    the catalogue lacks (0 if none was `listed`; a `UserError` under `strict`).
 
     Every item of `items_kept` has a code, and every item and user of an interaction.
     """
@@ -120,12 +138,19 @@ def relate(engine: Engine, options: PrepareOptions) -> dict[str, int]:
     catalogue = engine.table("items_kept").select(columns.ITEM_ID)
     seen_users = engine.create("seen_users", named(events, columns.USER_ID), "collecting users")
     seen_items = engine.create("seen_items", named(events, columns.ITEM_ID), "collecting items")
+    missing = _missing(engine, seen_items.anti_join(catalogue, columns.ITEM_ID), options.strict) if listed else 0
     every_item = catalogue.union(seen_items.select(columns.ITEM_ID))
     users = engine.create("all_users", codes(seen_users, columns.USER_ID, columns.USER), "coding users")
     items = engine.create("all_items", codes(every_item, columns.ITEM_ID, columns.ITEM), "coding items")
     joined = coded(events, seen_users.join(users, columns.USER_ID), seen_items.join(items, columns.ITEM_ID))
-    engine.create("pairs", one_per_pair(joined, options.duplicates), "joining")
-    steps = {"in_time_range": engine.total(events), "one_per_pair": engine.count("pairs")}
+    events = engine.create("coded", joined, "joining")
+    steps = {"in_time_range": engine.count("coded")}
+    bounds = portions(engine, events, engine.count("all_users"), round(_ROWS_PER_GIB * options.memory_gib))
+    # Grouping a few million events at a time stays in memory; all at once would spill, which takes thrice as long.
+    parts = [one_per_pair(events.filter(events.user.between(*bound)), options.duplicates) for bound in bounds]
+    engine.create("pairs", parts, "one event for each user and item")
+    engine.drop("coded")
+    steps["one_per_pair"] = engine.count("pairs")
     table = "pairs"
     if options.implicit_threshold is not None:
         engine.create("positive", only_positive(engine.table(table), options.implicit_threshold), "thresholding")
@@ -136,19 +161,31 @@ def relate(engine: Engine, options: PrepareOptions) -> dict[str, int]:
     if steps["interactions"] == steps["one_per_pair"]:
         for old, new in ((table, "final"), ("all_users", "final_users_codes"), ("all_items", "final_items_codes")):
             engine.rename(old, new)
-        return steps
+        return steps, missing
     pairs = engine.table(table)
-    listed = items.semi_join(catalogue, columns.ITEM_ID).select(columns.ITEM)
+    known = items.semi_join(catalogue, columns.ITEM_ID).select(columns.ITEM)
     for kind, all_ids, key, code, used in (
         ("users", users, columns.USER_ID, columns.USER, pairs.select(columns.USER)),
-        ("items", items, columns.ITEM_ID, columns.ITEM, listed.union(pairs.select(columns.ITEM))),
+        ("items", items, columns.ITEM_ID, columns.ITEM, known.union(pairs.select(columns.ITEM))),
     ):
         kept = engine.create(f"left_{kind}", dense(all_ids.semi_join(used, code), code), f"numbering {kind}")
         engine.create(f"final_{kind}_codes", kept.select(**{key: kept[key], code: kept.dense}), f"numbering {kind}")
         pairs = renumbered(pairs, kept, code)
     ordered = [columns.USER, columns.ITEM, columns.RATING, columns.TIMESTAMP]
     engine.create("final", pairs.select(*ordered), "coding")
-    return steps
+    return steps, missing
+
+
+def _missing(engine: Engine, absent: "ir.Table", strict: bool) -> int:
+    """How many items of the interactions the table of items lacks."""
+    count = engine.total(absent)
+    if strict and count:
+        example = engine.fetch(absent.agg(example=absent[columns.ITEM_ID].min()))["example"][0]
+        raise UserError(
+            f"{count:,} items of the interactions are missing from the table of items, such as {str(example)!r}. "
+            "Complete the table, or keep them with empty texts by leaving out `strict`."
+        )
+    return count
 
 
 def dense(codes_left: "ir.Table", code: str) -> "ir.Table":
