@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 from tqdm import tqdm
 
 from ltrec_jax import page, storage
 from ltrec_jax.data import columns
 from ltrec_jax.data.dataset import Dataset, Interactions, Split
 from ltrec_jax.data.popularity import Popularity, gini, lorenz_curve, popularity, power_law_exponent
+from ltrec_jax.data.text_lengths import Spread, TextColumn, measure, plain, spread, text_columns
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,18 +26,6 @@ _BINS = 40
 _SEPARATE_RATINGS = 20
 _EXAMPLES = 8
 _EXAMPLE_LENGTH = 160
-_TEXT_PIECE = 1 << 18
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Smallest, median, mean, 95th percentile and largest of some counts; all 0 without any."""
-
-    smallest: float
-    median: float
-    mean: float
-    p95: float
-    largest: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +34,6 @@ class Histogram:
 
     edges: np.ndarray
     counts: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class TextColumn:
-    """Lengths of one text column of the items, over the items that have it. `missing` counts the others.
-
-    `percentiles` float64[101]: at most so many characters have 0%, 1%, ..., 100% of the texts.
-    """
-
-    name: str
-    missing: int
-    characters: Spread
-    words: Spread
-    percentiles: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +119,8 @@ def describe(dataset: Dataset, split: Split | None = None) -> Description:
         events=len(events),
         density=len(events) / pairs if pairs else 0.0,
         counted_on="all events" if split is None else f"the training events of the split {split.name}",
-        per_user=_spread(np.bincount(events.user, minlength=dataset.num_users)),
-        per_item=_spread(np.bincount(events.item, minlength=dataset.num_items)),
+        per_user=spread(np.bincount(events.user, minlength=dataset.num_users)),
+        per_item=spread(np.bincount(events.item, minlength=dataset.num_items)),
         groups=_groups(found),
         gini=gini(found.counts),
         exponent=power_law_exponent(found.counts),
@@ -156,28 +128,11 @@ def describe(dataset: Dataset, split: Split | None = None) -> Description:
         lorenz=_thinned(*lorenz_curve(found.counts)),
         ratings=ratings,
         times=times,
-        texts=[_text_column(name, dataset.items[name]) for name in text_columns(dataset.items)],
+        texts=[measure(name, dataset.items[name]) for name in text_columns(dataset.items)],
         parts=_parts(split),
         examples=_examples(dataset, found),
         info=dataset.info,
     )
-
-
-def text_columns(items: pd.DataFrame) -> list[str]:
-    """The columns of an item table that hold texts: strings, or lists of strings."""
-    names = []
-    for name in items.columns:
-        known = items[name].dropna().head(100)
-        if name != columns.ITEM_ID and len(known) and all(isinstance(x, (str, list, tuple, np.ndarray)) for x in known):
-            names.append(str(name))
-    return names
-
-
-def _spread(values: np.ndarray) -> Spread:
-    if len(values) == 0:
-        return Spread(0.0, 0.0, 0.0, 0.0, 0.0)
-    low, middle, high95, high = np.quantile(values, [0.0, 0.5, 0.95, 1.0])
-    return Spread(float(low), float(middle), float(values.mean()), float(high95), float(high))
 
 
 def _groups(found: Popularity) -> dict[str, Group]:
@@ -237,28 +192,6 @@ def _binned(column: np.ndarray, pieces: list[slice], edges: np.ndarray, what: st
     return counts
 
 
-def _text_column(name: str, column: pd.Series) -> TextColumn:
-    characters, words = [], []
-    for start in tqdm(range(0, len(column), _TEXT_PIECE), desc=f"reading {name}", delay=1.0):
-        texts = pa.array([_plain(value) for value in column.iloc[start : start + _TEXT_PIECE]], pa.string())
-        characters.append(pc.utf8_length(texts).to_numpy())
-        words.append(pc.count_substring_regex(texts, r"\S+").to_numpy())
-    length, count = np.concatenate(characters), np.concatenate(words)
-    there = count > 0
-    known = length[there]
-    percentiles = np.quantile(known, np.linspace(0, 1, 101)) if len(known) else np.zeros(101)
-    return TextColumn(name, int((~there).sum()), _spread(known), _spread(count[there]), percentiles)
-
-
-def _plain(value: Any) -> str:
-    """A cell as text; "" for a missing one. A lone surrogate has no UTF-8."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return ", ".join(_plain(part) for part in value)
-    return "" if pd.isna(value) else str(value)
-
-
 def _parts(split: Split | None) -> dict[str, Part]:
     if split is None:
         return {}
@@ -292,7 +225,7 @@ def _examples(dataset: Dataset, found: Popularity) -> dict[str, list[Example]]:
 
 def _example(dataset: Dataset, row: int, names: Sequence[str], events: int) -> Example:
     item = dataset.items.iloc[row]
-    text = " · ".join(text for name in names if (text := " ".join(_plain(item[name]).split())))
+    text = " · ".join(text for name in names if (text := " ".join(plain(item[name]).split())))
     if len(text) > _EXAMPLE_LENGTH:
         text = text[: _EXAMPLE_LENGTH - 1] + "…"
     return Example(str(item[columns.ITEM_ID]), text, events)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from ltrec_jax.data import describe, splits, synthetic
+from ltrec_jax.data import describe, splits, synthetic, text_lengths
 from ltrec_jax.data.dataset import Dataset, Interactions, Split
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -74,7 +74,7 @@ def test_counts_by_hand():
     assert found.cold_share == 0.5
     assert found.groups["head"] == describe.Group(1, 3, 0.25, 0.6)
     assert found.groups["cold"] == describe.Group(2, 0, 0.5, 0.0)
-    assert found.per_user == describe.Spread(0.0, 1.5, 1.25, pytest.approx(2.0), 2.0)
+    assert found.per_user == text_lengths.Spread(0.0, 1.5, 1.25, pytest.approx(2.0), 2.0)
     assert found.ratings.edges.tolist() == [1, 2, 5]
     assert found.ratings.counts.tolist() == [1, 3, 1]
     assert found.times.counts.sum() == 5
@@ -82,7 +82,7 @@ def test_counts_by_hand():
     assert (found.times.edges[0], found.times.edges[-1]) == (0, 40)
     (title,) = found.texts
     assert (title.name, title.missing) == ("title", 1)
-    assert title.characters == describe.Spread(3.0, 8.0, pytest.approx(20 / 3), pytest.approx(8.9), 9.0)
+    assert title.characters == text_lengths.Spread(3.0, 8.0, pytest.approx(20 / 3), pytest.approx(8.9), 9.0)
     assert title.words.largest == 2.0
     assert found.rank_frequency[0].tolist() == [1, 2]
     assert found.rank_frequency[1].tolist() == [3, 2]
@@ -133,7 +133,7 @@ def test_many_ratings_become_bins():
 def test_pieces_do_not_matter(world, monkeypatch):
     whole = describe.describe(world)
     monkeypatch.setattr(describe, "_PIECE", 7)
-    monkeypatch.setattr(describe, "_TEXT_PIECE", 11)
+    monkeypatch.setattr(text_lengths, "_PIECE", 11)
     pieces = describe.describe(world)
     np.testing.assert_array_equal(whole.ratings.counts, pieces.ratings.counts)
     np.testing.assert_array_equal(whole.times.counts, pieces.times.counts)
@@ -210,7 +210,7 @@ def test_text_columns_are_those_that_hold_texts():
             "when": pd.to_datetime(["2020-01-01", None]),
         }
     )
-    assert describe.text_columns(items) == ["title", "tags"]
+    assert text_lengths.text_columns(items) == ["title", "tags"]
     found = describe.describe(made(items, [0], [0])).texts
     assert [(text.name, text.missing) for text in found] == [("title", 1), ("tags", 1)]
 
