@@ -1,116 +1,29 @@
-"""`ltrec`: arguments to configuration to one call per command. No logic.
+"""`ltrec`: which command, its arguments, and the exit code. The commands themselves are in `commands`.
 
 Exit code 0: done. 2: a mistake or condition the user can mend, told in one line. 130: stopped by a signal, everything
 saved. A traceback is always our own fault.
 """
 
-import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import tyro
 
-from ltrec_jax import config as configuration
-from ltrec_jax.config import Config
+from ltrec_jax.commands import data, runs
 from ltrec_jax.errors import StoppedError, UserError, unknown_name
 from ltrec_jax.version import __version__
 
-
-@dataclasses.dataclass(frozen=True)
-class Quickstart:
-    """Fine-tune a real BERT on real ratings and read what it did for rare items (minutes, no GPU needed).
-
-    Example:  ltrec quickstart --out runs/first
-    """
-
-    out: Annotated[Path, tyro.conf.arg(help="run directory to make")] = Path("runs/quickstart")
-    data: Annotated[str, tyro.conf.arg(help="known dataset, or a directory made by `ltrec data prepare`")] = ""
-    seed: Annotated[int, tyro.conf.arg(help="the one source of randomness")] = 0
-
-    def run(self, settings: Sequence[str]) -> None:
-        from ltrec_jax.quickstart import quickstart
-
-        config = dataclasses.replace(Config(), seed=self.seed)
-        if self.data:
-            data = dataclasses.replace(config.data, dataset=self.data, split="random")
-            config = dataclasses.replace(config, data=data)
-        quickstart(self.out, config)
-
-
-@dataclasses.dataclass(frozen=True)
-class Train:
-    """Fine-tune by a configuration file, with flags over it.
-
-    Every setting that --print-config shows is a flag too.
-
-    Example:  ltrec train --config mine.toml --out runs/mine --train.epochs 5 --seed 1
-    """
-
-    config: Annotated[Path | None, tyro.conf.arg(help="TOML file; absent settings take their defaults")] = None
-    out: Annotated[Path, tyro.conf.arg(help="run directory to make")] = Path("runs/train")
-    resume: Annotated[bool, tyro.conf.arg(help="go on from the newest checkpoint in --out")] = False
-    print_config: Annotated[bool, tyro.conf.arg(help="write the configuration, commented, and stop")] = False
-
-    def run(self, settings: Sequence[str]) -> None:
-        chosen = _read_config(self.config)
-        if settings:
-            chosen = tyro.cli(Config, default=chosen, args=list(settings), prog="ltrec train")
-        if self.print_config:
-            sys.stdout.write(configuration.to_toml(chosen))
-            return
-        from ltrec_jax import experiment
-
-        experiment.train(chosen, self.out, resume=self.resume)
-        print(f"The model is {self.out / 'bundle'}. Next: ltrec evaluate {self.out}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Score a finished run on its test part and write report.json and report.html into it.
-
-    Example:  ltrec evaluate runs/mine
-    """
-
-    run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="run directory")]
-
-    def run(self, settings: Sequence[str]) -> None:
-        from rich.console import Console
-
-        from ltrec_jax import experiment
-        from ltrec_jax.evaluate.report import print_report
-
-        report, _ = experiment.evaluate_run(self.run_directory)
-        print_report(report, Console())
-        print(f"The report is {self.run_directory / 'report.html'}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Recommend:
-    """Recommend items a user has not seen, with the liked items they resemble.
-
-    Example:  ltrec recommend runs/quickstart --user 42 -k 5
-    """
-
-    run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="run directory")]
-    user: Annotated[str, tyro.conf.arg(help="external user id")]
-    k: Annotated[int, tyro.conf.arg(aliases=["-k"], help="how many")] = 10
-
-    def run(self, settings: Sequence[str]) -> None:
-        from rich.console import Console
-
-        from ltrec_jax import experiment
-        from ltrec_jax.quickstart import recommendations_table
-        from ltrec_jax.serve.service import recommend
-
-        _, bundle = experiment.open_run(self.run_directory)
-        Console().print(recommendations_table(self.user, recommend(bundle, self.user, self.k)))
-
-
-COMMANDS: dict[str, type] = {"quickstart": Quickstart, "train": Train, "evaluate": Evaluate, "recommend": Recommend}
-_TAKES_SETTINGS = (Train,)
+COMMANDS: Mapping[str, type[Any]] = {
+    "quickstart": runs.Quickstart,
+    "data list": data.List,
+    "data fetch": data.Fetch,
+    "train": runs.Train,
+    "evaluate": runs.Evaluate,
+    "recommend": runs.Recommend,
+}
+_TAKES_SETTINGS = (runs.Train,)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,10 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] in (["--version"], ["-V"]):
         print(f"ltrec_jax {__version__}")
         return 0
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
-    return guarded(lambda: _dispatch(arguments[0], arguments[1:]))
+    return guarded(lambda: _dispatch(arguments))
 
 
 def guarded(call: Callable[[], None]) -> int:
@@ -140,34 +50,31 @@ def guarded(call: Callable[[], None]) -> int:
     return 0
 
 
-def _dispatch(name: str, arguments: list[str]) -> None:
+def _dispatch(arguments: list[str]) -> None:
+    words = [word for word in arguments[:2] if not word.startswith("-")]
+    name = " ".join(words) if " ".join(words) in COMMANDS else " ".join(words[:1])
     if name not in COMMANDS:
-        raise unknown_name("command", name, COMMANDS)
-    command = COMMANDS[name]
+        family = {known: kind for known, kind in COMMANDS.items() if known.startswith(f"{name} ")} if name else COMMANDS
+        asks = len(words) < 2 and (len(arguments) == len(words) or arguments[-1] in ("-h", "--help"))
+        if family and asks:
+            print(_overview(family))
+            return
+        raise unknown_name("command", " ".join(words) if family else name, family or COMMANDS)
+    command, rest = COMMANDS[name], arguments[len(name.split()) :]
     if command in _TAKES_SETTINGS:
-        parsed, settings = tyro.cli(command, args=arguments, prog=f"ltrec {name}", return_unknown_args=True)
+        parsed, settings = tyro.cli(command, args=rest, prog=f"ltrec {name}", return_unknown_args=True)
     else:
-        parsed, settings = tyro.cli(command, args=arguments, prog=f"ltrec {name}"), []
+        parsed, settings = tyro.cli(command, args=rest, prog=f"ltrec {name}"), []
     parsed.run(settings)
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
+def _overview(commands: Mapping[str, type[Any]]) -> str:
+    width = max(map(len, commands))
     lines = ["ltrec: long-tail recommendation with language-model encoders", "", "Commands:"]
-    lines += [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items()]
     return "\n".join(
         [*lines, "", "`ltrec COMMAND --help` shows the flags and an example. Start with: ltrec quickstart"]
     )
-
-
-def _read_config(path: Path | None) -> Config:
-    if path is None:
-        return Config()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read the configuration {path}: {error}.") from error
-    return configuration.from_toml(text, str(path))
 
 
 if __name__ == "__main__":

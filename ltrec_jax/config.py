@@ -204,6 +204,8 @@ def _coerce(value: Any, kind: Any, name: str) -> Any:
 
 def _check(config: Config) -> None:
     data, model, train = config.data, config.model, config.train
+    if config.seed < 0:
+        raise UserError(f"Setting seed must be at least 0, not {config.seed}.")
     positive = {
         "data.max_length": data.max_length,
         "model.embedding_dim": model.embedding_dim,

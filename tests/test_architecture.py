@@ -20,16 +20,18 @@ ROWS = [
     {"train"},
     {"serve"},
     {"experiment"},
-    {"quickstart", "cli"},
+    {"quickstart"},
+    {"commands"},
+    {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROWS) for room in rooms}
-# Beyond the row order: the evaluator sees scores and data, the service never sees a trainer, an objective knows no model.
+# Beyond the row order: the evaluator sees scores and data, the service never a trainer, an objective no model.
 ONLY = {
     "evaluate": {"errors", "types", "storage", "topk", "page", "data", "version"},
     "objectives": {"errors", "types"},
 }
 NEVER = {"serve": {"train"}}
-SAME_ROW = {("storage", "types"), ("parallel", "types"), ("topk", "types"), ("cli", "quickstart")}
+SAME_ROW = {("storage", "types"), ("parallel", "types"), ("topk", "types")}
 HEAVY_AND_OPTIONAL = {"torch", "huggingface_hub", "faiss", "wandb", "tensorboardX", "pyspark", "fastapi", "implicit"}
 
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py" or p.parent != PACKAGE)

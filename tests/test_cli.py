@@ -23,7 +23,7 @@ def run(capsys, *arguments):
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_fits_a_screen_and_shows_an_example(capsys, command):
-    code, out, _ = run(capsys, command, "--help")
+    code, out, _ = run(capsys, *command.split(), "--help")
     assert code == 0
     assert "Example:  ltrec" in out
     assert len(out.splitlines()) <= 40
@@ -34,6 +34,16 @@ def test_the_overview_lists_every_command(capsys):
         code, out, _ = run(capsys, *arguments)
         assert code == 0
         assert all(f"  {name} " in out for name in cli.COMMANDS)
+
+
+def test_every_known_dataset_is_listed_with_licence_and_citation(capsys):
+    from ltrec_jax.data import sources
+
+    code, out, _ = run(capsys, "data", "list")
+    assert code == 0
+    assert all(f"  {source.name} " in out for source in sources.available())
+    assert "licence: GroupLens terms" in out
+    assert "cite: F. M. Harper" in out
 
 
 def test_the_default_configuration_is_printed_and_read_back(capsys):
@@ -55,6 +65,9 @@ def test_flags_go_over_the_file(capsys, tmp_path):
     ("arguments", "message"),
     [
         (["trian"], "Did you mean 'train'"),
+        (["data", "lst"], "Did you mean 'data list'"),
+        (["data", "list", "--domain", "film"], "Did you mean 'films'"),
+        (["data", "fetch", "movielens-1"], "Did you mean 'movielens-1m'"),
         (["train", "--config", "absent.toml"], "Cannot read the configuration absent.toml"),
         (["train", "--data.dataset", "movielens-100", "--out", "OUT"], "Did you mean 'movielens-100k'"),
         (["train", "--data.dataset", "no/such/place", "--out", "OUT"], "is not a dataset directory"),

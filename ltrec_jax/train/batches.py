@@ -56,11 +56,12 @@ class Units:
 
 
 class BatchSource:
-    """Batches of one training set. Building it sorts the interactions by item once; a batch then costs O(its size)."""
+    """Batches of some rows of interactions. Building it sorts them by item once; a batch then costs O(its size)."""
 
     def __init__(
         self,
-        train: Interactions,
+        interactions: Interactions,
+        rows: np.ndarray,
         *,
         num_users: int,
         num_items: int,
@@ -72,22 +73,28 @@ class BatchSource:
         row_length: int,
         pad_id: int = 0,
         devices: int = 1,
+        share: slice = slice(None),
         seed: int = 0,
     ) -> None:
-        if len(train) == 0:
+        if len(rows) == 0:
             raise ValueError("the training part of the split is empty")
-        order = np.argsort(train.item, kind="stable")
-        self._user, self._rating = train.user[order], train.rating[order]
-        counts = np.bincount(train.item, minlength=num_items)
+        # Columns may be memory-mapped: only the row numbers, sorted by item, are kept in memory.
+        items = interactions.item[rows]
+        order = np.argsort(items, kind="stable")
+        narrow = np.int32 if len(interactions) <= np.iinfo(np.int32).max else np.int64
+        self._rows = np.asarray(rows, narrow)[order]
+        self._interactions = interactions
+        counts = np.bincount(items, minlength=num_items)
         self._start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._items = np.flatnonzero(counts).astype(np.int32)
         self._chunks = -(-counts[self._items] // pairs_per_item)
         self._gate, self._tokens = gate_I, tokens
+        self._lengths = None if tokens is None else np.asarray(tokens.lengths)
         self._num_users, self._num_items = num_users, num_items
         self._pairs_per_item, self._row_length, self._pad_id = pairs_per_item, row_length, pad_id
-        self.devices, self.seed = devices, seed
+        self.devices, self.seed, self._share = devices, seed, share
         self.units_per_epoch = int(self._chunks.sum())
-        self.pairs_per_epoch = len(train)
+        self.pairs_per_epoch = len(rows)
         self.steps_per_epoch = -(-self.pairs_per_epoch // batch_pairs)
         if tokens is not None:
             self.steps_per_epoch = max(self.steps_per_epoch, -(-self.units_per_epoch // batch_items))
@@ -99,9 +106,7 @@ class BatchSource:
     @property
     def tokens_per_epoch(self) -> int:
         """Tokens encoded in one epoch: each unit's text once."""
-        if self._tokens is None:
-            return 0
-        return int((self._tokens.lengths[self._items].astype(np.int64) * self._chunks).sum())
+        return 0 if self._lengths is None else int((self._lengths[self._items] * self._chunks).sum())
 
     def units(self, epoch: int, step: int) -> Units:
         """The units of a global batch, the same on any number of devices.
@@ -127,7 +132,10 @@ class BatchSource:
         return Units(item, size, pairs)
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """The global batch of a step, sliced for the devices: unit j goes to device j mod D."""
+        """The global batch of a step, sliced for the devices: unit j goes to device j mod D.
+
+        With a `share` (a slice of 0..D-1, the devices of this process) only those slices are built, of the same shapes.
+        """
         units = self.units(epoch, step)
         owner = np.repeat(np.arange(len(units.item)), units.size)
         parts = [np.flatnonzero(np.arange(len(units.item)) % self.devices == d) for d in range(self.devices)]
@@ -137,7 +145,7 @@ class BatchSource:
         row_capacity = _rung(self._row_capacity, max(rows for _, _, rows in packed)) if self._tokens is not None else 0
         slices = [
             self._slice(units, part, pairs, owner, layout, pair_capacity, row_capacity)
-            for part, pairs, layout in zip(parts, pair_parts, packed, strict=True)
+            for part, pairs, layout in list(zip(parts, pair_parts, packed, strict=True))[self._share]
         ]
         stacked = [None if arrays[0] is None else np.stack(arrays) for arrays in zip(*slices, strict=True)]
         return Batch._make(stacked)
@@ -152,7 +160,7 @@ class BatchSource:
         pair_capacity: int,
         row_capacity: int,
     ) -> Batch:
-        rows = units.pairs[pairs]
+        rows = self._rows[units.pairs[pairs]]
         items = _padded(units.item[part], self._slots, self._num_items)
         gate = _padded(self._gate[units.item[part]].astype(np.float32), self._slots, 0.0)
         token_ids = token_slot = token_position = None
@@ -165,9 +173,9 @@ class BatchSource:
         return Batch(
             item=items,
             gate=gate,
-            pair_user=_padded(self._user[rows], pair_capacity, self._num_users),
+            pair_user=_padded(self._interactions.user[rows], pair_capacity, self._num_users),
             pair_item=_padded((owner[pairs] // self.devices).astype(np.int32), pair_capacity, 0),
-            target=_padded(self._rating[rows], pair_capacity, 0.0),
+            target=_padded(self._interactions.rating[rows], pair_capacity, 0.0),
             weight=_padded(np.ones(len(rows), np.float32), pair_capacity, 0.0),
             token_ids=token_ids,
             token_slot=token_slot,
@@ -175,9 +183,9 @@ class BatchSource:
         )
 
     def _pack(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        if self._tokens is None:
+        if self._lengths is None:
             return np.zeros(0, np.int32), np.zeros(0, np.int32), 0
-        row, start = packing.pack(self._tokens.lengths[items], self._row_length)
+        row, start = packing.pack(self._lengths[items], self._row_length)
         return row, start, int(row.max(initial=-1)) + 1
 
     def _permutation(self, epoch: int, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

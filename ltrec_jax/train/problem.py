@@ -46,7 +46,8 @@ class Problem:
         """The batch source of a phase: with packed texts to encode, or without where vectors are frozen."""
         train = self.config.train
         return BatchSource(
-            self.split.train,
+            self.dataset.interactions,
+            self.split.train_rows,
             num_users=self.dataset.num_users,
             num_items=self.dataset.num_items,
             gate_I=self.gate_I,

@@ -39,7 +39,8 @@ def source(train=None, **changes):
         "row_length": 16,
         "seed": 3,
     }
-    return BatchSource(events() if train is None else train, **(settings | changes))
+    train = events() if train is None else train
+    return BatchSource(train, np.arange(len(train)), **(settings | changes))
 
 
 def pairs_of(batch):
@@ -134,6 +135,23 @@ def test_without_texts_nothing_is_packed_and_pairs_decide_the_steps():
     batch = batches.batch(0, 0)
     assert batch.token_ids is None
     assert batches.tokens_per_epoch == 0
+
+
+def test_a_process_builds_its_own_devices_alone():
+    whole = source(devices=4).batch(1, 2)
+    for process in range(2):
+        mine = source(devices=4, share=slice(2 * process, 2 * process + 2)).batch(1, 2)
+        for a, b in zip(whole, mine, strict=True):
+            np.testing.assert_array_equal(a[2 * process : 2 * process + 2], b)
+
+
+def test_only_the_given_rows_are_seen():
+    train = events()
+    rows = np.flatnonzero(train.user % 2 == 0)
+    settings = {"num_users": USERS, "num_items": ITEMS, "gate_I": np.ones(ITEMS), "tokens": None}
+    batches = BatchSource(train, rows, **settings, batch_pairs=64, batch_items=9, pairs_per_item=5, row_length=16)
+    seen = [p for step in range(batches.steps_per_epoch) for p in pairs_of(batches.batch(0, step))]
+    assert sorted(p[2] for p in seen) == rows.tolist()
 
 
 def test_prefetch_gives_the_same_batches_from_any_step():

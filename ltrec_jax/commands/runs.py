@@ -1,0 +1,116 @@
+"""Commands that make and use a run: quickstart, train, evaluate, recommend.
+
+What a command needs is imported when it runs, so that `--help` does not wait for JAX.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ltrec_jax import config as configuration
+from ltrec_jax.config import Config
+from ltrec_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Quickstart:
+    """Fine-tune a real BERT on real ratings and read what it did for rare items (minutes, no GPU needed).
+
+    Example:  ltrec quickstart --out runs/first
+    """
+
+    out: Annotated[Path, tyro.conf.arg(help="run directory to make")] = Path("runs/quickstart")
+    data: Annotated[str, tyro.conf.arg(help="known dataset, or a directory made by `ltrec data prepare`")] = ""
+    seed: Annotated[int, tyro.conf.arg(help="the one source of randomness")] = 0
+
+    def run(self, settings: Sequence[str]) -> None:
+        from ltrec_jax.quickstart import quickstart
+
+        config = dataclasses.replace(Config(), seed=self.seed)
+        if self.data:
+            data = dataclasses.replace(config.data, dataset=self.data, split="random")
+            config = dataclasses.replace(config, data=data)
+        quickstart(self.out, config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Fine-tune by a configuration file, with flags over it.
+
+    Every setting that --print-config shows is a flag too.
+
+    Example:  ltrec train --config mine.toml --out runs/mine --train.epochs 5 --seed 1
+    """
+
+    config: Annotated[Path | None, tyro.conf.arg(help="TOML file; absent settings take their defaults")] = None
+    out: Annotated[Path, tyro.conf.arg(help="run directory to make")] = Path("runs/train")
+    resume: Annotated[bool, tyro.conf.arg(help="go on from the newest checkpoint in --out")] = False
+    print_config: Annotated[bool, tyro.conf.arg(help="write the configuration, commented, and stop")] = False
+
+    def run(self, settings: Sequence[str]) -> None:
+        chosen = _read_config(self.config)
+        if settings:
+            chosen = tyro.cli(Config, default=chosen, args=list(settings), prog="ltrec train")
+        if self.print_config:
+            sys.stdout.write(configuration.to_toml(chosen))
+            return
+        from ltrec_jax import experiment
+
+        experiment.train(chosen, self.out, resume=self.resume)
+        print(f"The model is {self.out / 'bundle'}. Next: ltrec evaluate {self.out}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Score a finished run on its test part and write report.json and report.html into it.
+
+    Example:  ltrec evaluate runs/mine
+    """
+
+    run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="run directory")]
+
+    def run(self, settings: Sequence[str]) -> None:
+        from rich.console import Console
+
+        from ltrec_jax import experiment
+        from ltrec_jax.evaluate.report import print_report
+
+        report, _ = experiment.evaluate_run(self.run_directory)
+        print_report(report, Console())
+        print(f"The report is {self.run_directory / 'report.html'}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommend:
+    """Recommend items a user has not seen, with the liked items they resemble.
+
+    Example:  ltrec recommend runs/quickstart --user 42 -k 5
+    """
+
+    run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="run directory")]
+    user: Annotated[str, tyro.conf.arg(help="external user id")]
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"], help="how many")] = 10
+
+    def run(self, settings: Sequence[str]) -> None:
+        from rich.console import Console
+
+        from ltrec_jax import experiment
+        from ltrec_jax.quickstart import recommendations_table
+        from ltrec_jax.serve.service import recommend
+
+        _, bundle = experiment.open_run(self.run_directory)
+        Console().print(recommendations_table(self.user, recommend(bundle, self.user, self.k)))
+
+
+def _read_config(path: Path | None) -> Config:
+    if path is None:
+        return Config()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read the configuration {path}: {error}.") from error
+    return configuration.from_toml(text, str(path))
