@@ -5,6 +5,7 @@ Out of scope: tokens (`tokenizer`), choosing which rows or users (the caller), r
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 import string
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from ltrec_jax.data import columns
 from ltrec_jax.data.dataset import Interactions
@@ -83,14 +85,16 @@ def render(template: str, frame: pd.DataFrame) -> list[str]:
     tree = _sequence(parts)
     before_dot = {
         part.name
-        for part, after in zip(parts, parts[1:], strict=False)
+        for part, after in itertools.pairwise(parts)
         if isinstance(part, _Field) and isinstance(after, str) and after.startswith(".")
     }
-    cells = [_cells(frame[name], drop_dot=name in before_dot) for name in names]
+    cells = [
+        _cells(frame[name], drop_dot=name in before_dot) for name in tqdm(names, desc="reading text columns", delay=1.0)
+    ]
     missing = np.array([[not cell for cell in column] for column in cells], dtype=bool).reshape(len(names), len(frame))
     texts = [""] * len(frame)
     patterns, pattern_of_row = np.unique(missing, axis=1, return_inverse=True)
-    for number in range(patterns.shape[1]):
+    for number in tqdm(range(patterns.shape[1]), desc="writing texts", delay=1.0):
         gone = frozenset(name for name, absent in zip(names, patterns[:, number], strict=True) if absent)
         rows = np.flatnonzero(pattern_of_row.ravel() == number)
         for row, text in zip(rows.tolist(), _fill(tree, gone, names, cells, rows), strict=True):
@@ -232,7 +236,8 @@ def _without(tree: _Sequence, gone: frozenset[str]) -> list[str | _Field]:
     for clause, delimiter in zip(tree.clauses, tree.delimiters, strict=True):
         names = [name for piece in clause for name in _fields(piece)]
         if names and all(name in gone for name in names):
-            # The delimiter before a lost clause goes with it, the one after it takes its place: "a. {lost}, b" is "a, b".
+            # The delimiter before a lost clause goes with it, the one after it takes its place:
+            # "a. {lost}, b" is "a, b".
             pending = delimiter if flat and (delimiter.strip() or not pending) else pending
             continue
         if not clause:
