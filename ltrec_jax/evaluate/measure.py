@@ -9,6 +9,7 @@ import time
 from collections.abc import Hashable, Iterator, Mapping
 
 import numpy as np
+import tqdm
 
 from ltrec_jax.data.dataset import Interactions, Split
 from ltrec_jax.data.history import History, history
@@ -73,7 +74,7 @@ def sums(asked: Exam, answers: Mapping[str, Answers], parts: list[Slice]) -> Ite
 
     Overall and item groups get every metric at every cutoff, the other slices RMSE and nDCG at the first cutoff.
     """
-    for part in parts:
+    for part in tqdm.tqdm(parts, "figures", unit="group", delay=1.0, leave=False):
         full = part.kind in (OVERALL, GROUP)
         for name, given in answers.items():
             metrics = _rating_sums(asked, given, part, tuple(rating.METRICS) if full else ("rmse",))
@@ -119,12 +120,16 @@ def _ranking_sums(
     # Item -1 reads the last mask entry, but is never a hit.
     hits_VxK = given.lists.hits & part.items_I[given.lists.items]
     counted_U = _placed(relevant_V > 0, row_V, len(asked.users))
-    found = {}
-    for name in metrics:
-        for k in cutoffs:
-            value_V = np.where(relevant_V > 0, accuracy.METRICS[name](hits_VxK, relevant_V, k), 0.0)
-            found[f"{name}@{k}"] = UserSums(_placed(value_V, row_V, len(asked.users)), counted_U)
-    return found
+    # Every metric of a list without a hit is 0, and in a small group most lists are.
+    some = hits_VxK.any(1) & (relevant_V > 0)
+    hits_VxK, relevant_V, row_V = hits_VxK[some], relevant_V[some], row_V[some]
+    return {
+        f"{name}@{k}": UserSums(
+            _placed(accuracy.METRICS[name](hits_VxK, relevant_V, k), row_V, len(asked.users)), counted_U
+        )
+        for name in metrics
+        for k in cutoffs
+    }
 
 
 def _placed(value_V: np.ndarray, row_V: np.ndarray, num_rows: int) -> np.ndarray:

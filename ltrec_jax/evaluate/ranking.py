@@ -49,7 +49,7 @@ def targets(test: Interactions, seen: History, num_items: int, positive_rating: 
     positive = test.rating >= positive_rating
     pairs = np.unique(test.user[positive].astype(np.int64) * num_items + test.item[positive])
     history_user = np.repeat(np.arange(seen.num_users, dtype=np.int64), seen.counts)
-    repeated = np.isin(pairs, history_user * num_items + seen.items)
+    repeated = _contains(history_user * num_items + seen.items, pairs)
     pairs = pairs[~repeated]
     users, row_N = np.unique(pairs // num_items, return_inverse=True)
     return Targets(users.astype(np.int32), row_N, (pairs % num_items).astype(np.int32), int(repeated.sum()))
@@ -79,4 +79,11 @@ def rank(
     items_UxK = np.concatenate(found) if found else np.zeros((0, k), np.int32)
     keys = wanted.row_N * num_items + wanted.item_N
     listed = np.arange(len(items_UxK), dtype=np.int64)[:, None] * num_items + items_UxK
-    return Lists(items_UxK, np.isin(listed, keys) & (items_UxK != topk.NO_ITEM))
+    return Lists(items_UxK, _contains(keys, listed) & (items_UxK != topk.NO_ITEM))
+
+
+def _contains(sorted_keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Which of `wanted` are among keys that are sorted already: np.isin would hash all of them first."""
+    if len(sorted_keys) == 0:
+        return np.zeros(wanted.shape, bool)
+    return sorted_keys[np.minimum(np.searchsorted(sorted_keys, wanted), len(sorted_keys) - 1)] == wanted
