@@ -205,7 +205,7 @@ def _descend(symbols: list[str | _Field], at: int, closing: str | None) -> tuple
             clauses[-1].append(symbol)
         elif symbol == closing:
             return _Sequence(tuple(map(tuple, clauses)), (*delimiters, "")), at
-        elif symbol in _BRACKETS and _BRACKETS[symbol] in symbols[at:]:
+        elif symbol in _BRACKETS and _is_closed(symbols[at:], symbol):
             inside, at = _descend(symbols, at, _BRACKETS[symbol])
             clauses[-1].append(_Group(symbol, inside, _BRACKETS[symbol]))
         else:
@@ -219,6 +219,16 @@ def _descend(symbols: list[str | _Field], at: int, closing: str | None) -> tuple
             if start < len(symbol):
                 clauses[-1].append(symbol[start:])
     return _Sequence(tuple(map(tuple, clauses)), (*delimiters, "")), at
+
+
+def _is_closed(after: list[str | _Field], opening: str) -> bool:
+    """Whether an opening bracket has a partner among the symbols after it that no inner bracket takes."""
+    depth = 1
+    for symbol in after:
+        depth += (symbol == opening) - (symbol == _BRACKETS[opening])
+        if depth == 0:
+            return True
+    return False
 
 
 def _fields(piece: _Piece) -> list[str]:
