@@ -10,9 +10,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import pandas as pd
@@ -103,7 +104,7 @@ class Dataset:
             recorded = storage.read_json(self.path / "dataset.json").get("fingerprint")
             if isinstance(recorded, str):
                 return recorded
-        return fingerprint(self.interactions, self.users, self.items)
+        return fingerprint(column_digests(self.interactions), self.users, self.items)
 
     def user_index(self, user_id: str) -> int:
         """The internal id of an external user id; `UserError` if there is none."""
@@ -123,7 +124,7 @@ class Dataset:
                 np.save(directory / "columns" / f"{name}.npy", getattr(self.interactions, name), allow_pickle=False)
             write_table(self.users, directory / "users.parquet")
             write_table(self.items, directory / "items.parquet")
-            recorded = fingerprint(self.interactions, self.users, self.items)
+            recorded = fingerprint(column_digests(self.interactions), self.users, self.items)
             write_description(directory, self.name, recorded, dict(self.info))
         return Dataset.load(path)
 
@@ -226,23 +227,34 @@ def write_description(directory: Path, name: str, fingerprint: str, info: Mappin
     )
 
 
-def write_columns(directory: Path) -> None:
-    """Write `columns/*.npy` from the `interactions.parquet` already in `directory`, a piece at a time.
+def write_columns(directory: Path) -> list[bytes]:
+    """Write `columns/*.npy` from the `interactions.parquet` already in `directory`; gives their `column_digests`.
 
     Plain writes: the dirty pages of a memory map would count as this process's memory.
     """
     file = pq.ParquetFile(directory / "interactions.parquet")
     rows = file.metadata.num_rows
     (directory / "columns").mkdir()
-    with contextlib.ExitStack() as stack, tqdm(total=rows, desc="writing columns", delay=1.0, unit=" rows") as bar:
-        streams = {name: stack.enter_context((directory / "columns" / f"{name}.npy").open("wb")) for name in _DTYPES}
-        for name, stream in streams.items():
-            header = {"descr": np.dtype(_DTYPES[name]).str, "fortran_order": False, "shape": (rows,)}
+    with (
+        contextlib.ExitStack() as stack,
+        ThreadPoolExecutor(len(_DTYPES)) as pool,
+        tqdm(total=rows, desc="writing columns", delay=1.0, unit=" rows") as bar,
+    ):
+        streams = [stack.enter_context((directory / "columns" / f"{name}.npy").open("wb")) for name in _DTYPES]
+        digests = [_column_digest(name, rows) for name in _DTYPES]
+        for (_, dtype), stream in zip(_DTYPES.items(), streams, strict=True):
+            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows,)}
             np.lib.format.write_array_header_1_0(stream, header)
+
+        def put(stream: BinaryIO, digest: "hashlib._Hash", piece: np.ndarray) -> None:
+            stream.write(piece.data)
+            digest.update(piece.data)
+
         for batch in file.iter_batches(batch_size=_PIECE, columns=list(_DTYPES)):
-            for name, stream in streams.items():
-                stream.write(np.ascontiguousarray(batch[name].to_numpy(), _DTYPES[name]).data)
+            pieces = [np.ascontiguousarray(batch[name].to_numpy(), dtype) for name, dtype in _DTYPES.items()]
+            list(pool.map(put, streams, digests, pieces))
             bar.update(len(batch))
+    return [digest.digest() for digest in digests]
 
 
 def read_columns(directory: Path) -> Interactions:
@@ -254,14 +266,27 @@ def read_columns(directory: Path) -> Interactions:
         raise UserError(f"{directory}/columns is damaged: {error}. Prepare the dataset again.") from error
 
 
-def fingerprint(interactions: Interactions, users: pd.DataFrame, items: pd.DataFrame) -> str:
-    """SHA-256 of the interactions (in their order) and of both tables (columns in any order), a piece at a time."""
-    digest = hashlib.sha256()
-    for name in _DTYPES:
+def column_digests(interactions: Interactions) -> list[bytes]:
+    """SHA-256 of each column, in the order of `columns.INTERACTION_COLUMNS`, a piece at a time."""
+
+    def one(name: str) -> bytes:
         column = getattr(interactions, name)
-        digest.update(f"{name}{column.dtype.str}{len(column)}:".encode())
+        digest = _column_digest(name, len(column))
         for start in range(0, len(column), _PIECE):
             digest.update(np.ascontiguousarray(column[start : start + _PIECE]).data)
+        return digest.digest()
+
+    with ThreadPoolExecutor(len(_DTYPES)) as pool:
+        return list(pool.map(one, _DTYPES))
+
+
+def _column_digest(name: str, rows: int) -> "hashlib._Hash":
+    return hashlib.sha256(f"{name}{np.dtype(_DTYPES[name]).str}{rows}:".encode())
+
+
+def fingerprint(digests: Sequence[bytes], users: pd.DataFrame, items: pd.DataFrame) -> str:
+    """SHA-256 of the `column_digests` of the interactions and of both tables (their columns in any order)."""
+    digest = hashlib.sha256(b"".join(digests))
     for kind, frame in (("users", users), ("items", items)):
         digest.update(f"{kind}{len(frame)}:".encode())
         for name in sorted(frame.columns, key=str):

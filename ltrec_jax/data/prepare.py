@@ -68,9 +68,8 @@ def prepare(
     with storage.new_directory(out, replace=replace) as directory, _connection(out.parent, options) as connection:
         sources = {"interactions": interactions, "items": items, "users": users}
         info = _prepare(connection, sources, columns or ColumnMap(), options)
-        _write(connection, directory)
         fingerprint = datasets.fingerprint(
-            datasets.read_columns(directory),
+            _write(connection, directory),
             *(datasets.read_table(directory / f"{kind}.parquet") for kind in ("users", "items")),
         )
         datasets.write_description(directory, options.name or out.name, fingerprint, info)
@@ -251,8 +250,8 @@ def _attach(connection: "duckdb.DuckDBPyConnection") -> None:
         )
 
 
-def _write(connection: "duckdb.DuckDBPyConnection", directory: Path) -> None:
-    """Fill the dataset directory, but for its description."""
+def _write(connection: "duckdb.DuckDBPyConnection", directory: Path) -> list[bytes]:
+    """Fill the dataset directory, but for its description; the digests of the interaction columns."""
     for name, query in (
         ("interactions", f"SELECT * FROM final ORDER BY {_ORDER}"),
         ("users", "SELECT * EXCLUDE (_code) FROM final_users ORDER BY _code"),
@@ -265,4 +264,4 @@ def _write(connection: "duckdb.DuckDBPyConnection", directory: Path) -> None:
             f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)",
             f"writing {name}",
         )
-    datasets.write_columns(directory)
+    return datasets.write_columns(directory)

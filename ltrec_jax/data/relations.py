@@ -82,6 +82,12 @@ def one_per_pair(events: "ir.Table", policy: Duplicates) -> "ir.Table":
     return grouped.agg(rating=rating.cast("float32"), timestamp=last)
 
 
+def repeated(events: "ir.Table") -> "ir.Table":
+    """(user, item) of every pair that has several events."""
+    counts = events.group_by(columns.USER, columns.ITEM).agg(events=events.count())
+    return counts.filter(counts.events > 1).drop("events")
+
+
 def only_positive(pairs: "ir.Table", threshold: float) -> "ir.Table":
     """Pairs with rating >= threshold, as 1.0."""
     import ibis
@@ -147,8 +153,13 @@ def relate(engine: Engine, options: PrepareOptions, *, listed: bool) -> tuple[di
     steps = {"in_time_range": engine.count("coded")}
     bounds = portions(engine, events, engine.count("all_users"), round(_ROWS_PER_GIB * options.memory_gib))
     # Grouping a few million events at a time stays in memory; all at once would spill, which takes thrice as long.
-    parts = [one_per_pair(events.filter(events.user.between(*bound)), options.duplicates) for bound in bounds]
-    engine.create("pairs", parts, "one event for each user and item")
+    parts = [events.filter(events.user.between(*bound)) for bound in bounds]
+    twice = engine.create("repeated", [repeated(part) for part in parts], "looking for repeated pairs")
+    both = [columns.USER, columns.ITEM]
+    single = events.anti_join(twice, both).select(*both, columns.RATING, columns.TIMESTAMP)
+    grouped = [one_per_pair(part.semi_join(twice, both), options.duplicates) for part in parts]
+    # Repeated pairs are few as a rule: to count the pairs is cheaper than to group whole events.
+    engine.create("pairs", [single, *(grouped if engine.count("repeated") else [])], "one event for each pair")
     engine.drop("coded")
     steps["one_per_pair"] = engine.count("pairs")
     table = "pairs"
