@@ -99,7 +99,7 @@ def test_text_from_outside_is_escaped(world):
     )
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert "$x^2$" in plots.by_popularity(found, "rmse")
+    assert "$x^2$" in re.sub(r"<!--.*?-->", "", plots.by_popularity(found, "rmse"), flags=re.DOTALL)
 
 
 def test_pictures_take_the_colour_of_the_page(found):
