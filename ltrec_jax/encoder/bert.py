@@ -10,24 +10,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ltrec_jax.encoder import dense
+from ltrec_jax.encoder import attention, dense
 from ltrec_jax.encoder.config import EncoderConfig, activation_name
 from ltrec_jax.types import Array, PyTree
 
 
 class Dense(nn.Module):
-    """x W + b over the last axis; parameters `kernel` [I, O] and `bias` [O]."""
+    """activation(x W + b) over the last axis; parameters `kernel` [I, O] and `bias` [O]."""
 
     inputs: int
     outputs: int
     policy: dense.Policy
+    activation: str = "none"
 
     def setup(self) -> None:
         self.kernel = self.param("kernel", nn.initializers.normal(0.02), (self.inputs, self.outputs))
         self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y_NxO = dense.affine(x.reshape(-1, self.inputs), self.kernel, self.bias, self.policy)
+        y_NxO = dense.affine(x.reshape(-1, self.inputs), self.kernel, self.bias, self.policy, self.activation)
         return y_NxO.reshape(*x.shape[:-1], self.outputs)
 
 
@@ -82,12 +83,11 @@ class SelfAttention(nn.Module):
         shape = (*hidden_RxLxE.shape[:2], c.num_heads, c.head_size)
         query, key, value = (f(hidden_RxLxE).reshape(shape) for f in (self.query, self.key, self.value))
         if deterministic or c.attention_dropout == 0.0:
-            context = jax.nn.dot_product_attention(query, key, value, mask=mask_RxLxL[:, None])
+            context = attention.attention(query, key, value, mask_RxLxL)
         else:
-            scores_RxHxLxL = jnp.einsum("rqhd,rkhd->rhqk", query, key) / c.head_size**0.5
-            scores_RxHxLxL = jnp.where(mask_RxLxL[:, None], scores_RxHxLxL, jnp.finfo(jnp.float32).min)
-            weights_RxHxLxL = self.dropout(jax.nn.softmax(scores_RxHxLxL), deterministic=False)
-            context = jnp.einsum("rhqk,rkhd->rqhd", weights_RxHxLxL, value)
+            context = attention.attention_with_dropout(
+                query, key, value, mask_RxLxL, lambda weights: self.dropout(weights, deterministic=False)
+            )
         return context.reshape(hidden_RxLxE.shape)
 
 
@@ -125,10 +125,11 @@ class Intermediate(nn.Module):
     policy: dense.Policy
 
     def setup(self) -> None:
-        self.dense = Dense(self.config.hidden_size, self.config.intermediate_size, self.policy)
+        c = self.config
+        self.dense = Dense(c.hidden_size, c.intermediate_size, self.policy, activation_name(c))
 
     def __call__(self, hidden_RxLxE: jax.Array) -> jax.Array:
-        return dense.ACTIVATIONS[activation_name(self.config)](self.dense(hidden_RxLxE))
+        return self.dense(hidden_RxLxE)
 
 
 class Layer(nn.Module):
@@ -255,8 +256,7 @@ class Bert(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         """Layers `first` (included) to `last` (excluded; None = to the end) on hidden states that enter `first`."""
-        mask_RxLxL = segment_ids_RxL[:, :, None] == segment_ids_RxL[:, None, :]
-        return self.encoder(hidden_RxLxE, mask_RxLxL, first, last, deterministic)
+        return self.encoder(hidden_RxLxE, attention.segment_mask(segment_ids_RxL), first, last, deterministic)
 
     def pool(self, first_NxE: jax.Array) -> jax.Array:
         """The checkpoint's pooler, tanh(W h + b), on the hidden states of first tokens [N, E]."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ltrec_jax.encoder import dense, names
 from ltrec_jax.encoder.bert import Bert, initialise, restarting_positions
@@ -20,8 +20,16 @@ def close(actual: Any, expected: np.ndarray, tolerance: float) -> None:
     np.testing.assert_allclose(np.asarray(actual), expected, rtol=tolerance, atol=tolerance)
 
 
-def apply(stored: Any, *args: Any, policy: dense.Policy = "float32", **kwargs: Any) -> jax.Array:
-    return Bert(stored.encoder.config, policy).apply({"params": stored.encoder.params}, *args, **kwargs)
+def apply(stored: Any, *args: Any, policy: dense.Policy = "float32", method: str = "__call__", **kwargs: Any) -> Any:
+    bert = Bert(stored.encoder.config, policy)
+    arrays = {name: kwargs.pop(name) for name in list(kwargs) if name in ("token_type_ids", "rngs")}
+    # Integers (first and last layer) are static.
+    static = tuple(i + 1 for i, arg in enumerate(args) if isinstance(arg, int))
+
+    def run(params: Any, *args: Any, **arrays: Any) -> jax.Array:
+        return bert.apply({"params": params}, *args, method=method, **arrays, **kwargs)
+
+    return jax.jit(run, static_argnums=static)(stored.encoder.params, *args, **arrays)
 
 
 def test_embeddings_equal_pytorch(torch_stored: Any) -> None:
@@ -119,7 +127,7 @@ def test_gathered_rows_replace_the_word_table(tiny_bert: Any) -> None:
         hidden = bert.apply({"params": params}, tiny_bert.ids, tiny_bert.mask, word_embeddings_RxLxE=rows)
         return jnp.sum(tiny_bert.expected["weights"] * hidden)
 
-    gradient = jax.grad(loss)(jnp.asarray(table[tiny_bert.ids]))
+    gradient = jax.jit(jax.grad(loss))(jnp.asarray(table[tiny_bert.ids]))
     dense_gradient = jax.ops.segment_sum(
         gradient.reshape(-1, table.shape[1]), tiny_bert.ids.reshape(-1), num_segments=len(table)
     )
@@ -142,13 +150,15 @@ def test_layers_run_in_parts(tiny_bert: Any) -> None:
     close(end, np.asarray(apply(tiny_bert, tiny_bert.ids, tiny_bert.mask)), 1e-6)
 
 
-def test_dropout_draws_from_its_key_and_keeps_the_mean(tiny_bert: Any) -> None:
-    def run(key: int) -> jax.Array:
-        rngs = {"dropout": jax.random.key(key)}
-        return apply(tiny_bert, tiny_bert.ids, tiny_bert.mask, deterministic=False, rngs=rngs)
+def test_dropout_draws_from_its_key(tiny_bert: Any) -> None:
+    @jax.jit
+    def run(key: jax.Array) -> jax.Array:
+        bert, params = Bert(tiny_bert.encoder.config), {"params": tiny_bert.encoder.params}
+        return bert.apply(params, tiny_bert.ids, tiny_bert.mask, deterministic=False, rngs={"dropout": key})
 
-    np.testing.assert_array_equal(run(1), run(1))
-    assert float(jnp.abs(run(1) - run(2)).max()) > 0.1
+    one, again, other = (run(jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert float(jnp.abs(one - other).max()) > 0.1
 
 
 def test_attention_with_zero_dropout_takes_the_same_values(tiny_bert: Any) -> None:
@@ -175,7 +185,7 @@ def test_bfloat16_stays_near_float32(torch_stored: Any) -> None:
 
 
 def test_fresh_parameters_have_the_tree_of_a_checkpoint(tiny_bert: Any) -> None:
-    fresh = flatten_dict(initialise(tiny_bert.encoder.config, jax.random.key(0)), sep="/")
+    fresh = flatten_dict(jax.jit(initialise, static_argnums=0)(tiny_bert.encoder.config, jax.random.key(0)), sep="/")
     loaded = flatten_dict(tiny_bert.encoder.params, sep="/")
     assert {k: v.shape for k, v in fresh.items()} == {k: v.shape for k, v in loaded.items()}
     assert float(np.std(fresh["encoder/layer/0/output/dense/kernel"])) == pytest.approx(0.02, rel=0.1)
@@ -186,12 +196,14 @@ def test_eleven_layers_run_in_numeric_order() -> None:
     config = EncoderConfig(
         vocab_size=10, hidden_size=4, num_layers=11, num_heads=1, intermediate_size=4, position_rows=8
     )
-    params = initialise(config, jax.random.key(3))
-    noisy = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
-    # Layers differ by their output bias alone, so the order shows.
+    generator = np.random.default_rng(3)
+    shapes = names.expected_shapes(config)
+    flat = {path: generator.normal(0.0, 0.3, shape).astype(np.float32) for path, shape in shapes.items()}
+    noisy = unflatten_dict(flat, sep="/")
+    # The bias of a layer's last step is its number: the hidden states tell which layer ran last.
     for i in range(11):
-        noisy["encoder"]["layer"][str(i)]["output"]["LayerNorm"]["bias"] = jnp.full((4,), float(i))
-    hidden = Bert(config).apply({"params": noisy}, jnp.array([[1, 2]]), jnp.ones((1, 2), jnp.int32))
+        noisy["encoder"]["layer"][str(i)]["output"]["LayerNorm"]["bias"] = np.full(4, i, np.float32)
+    hidden = jax.jit(Bert(config).apply)({"params": noisy}, jnp.array([[1, 2]]), jnp.ones((1, 2), jnp.int32))
     last = noisy["encoder"]["layer"]["10"]["output"]["LayerNorm"]
     normalised = (np.asarray(hidden) - np.asarray(last["bias"])) / np.asarray(last["scale"])
     np.testing.assert_allclose(normalised.mean(-1), 0.0, atol=1e-5)

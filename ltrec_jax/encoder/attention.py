@@ -1,0 +1,81 @@
+"""Attention inside segments, float32: the form each platform runs fast. Out of scope: projections (`bert`).
+
+Figures in comments: 16 rows of 64 tokens, 12 heads of 32, 2 cores with AMX, medians.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ltrec_jax.types import Array
+
+_NEVER = -1e30
+
+
+def segment_mask(segment_ids_RxL: Array) -> jax.Array:
+    """Which tokens see each other, bool [R, L, L]: those of one segment. Padding (0) sees padding: no row is empty."""
+    return segment_ids_RxL[:, :, None] == segment_ids_RxL[:, None, :]
+
+
+def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask_RxLxL: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v among the tokens that see each other. All arrays but the mask are [R, L, H, d]."""
+    if jax.default_backend() != "cpu":
+        return jax.nn.dot_product_attention(query, key, value, mask=mask_RxLxL[:, None])
+    # On a CPU `dot_product_attention` takes 2.2 ms, and 5.9 with its gradient, against 1.3 and 3.6: heads before
+    # tokens, an added mask and a division at the end let XLA run the whole chain as one kernel.
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
+    return jnp.swapaxes(_by_heads(query, key, value, _additive(mask_RxLxL)), 1, 2)
+
+
+def attention_with_dropout(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask_RxLxL: jax.Array,
+    dropout: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """`attention` with `dropout` applied to the weights [R, H, L, L]."""
+    scores_RxHxLxL = jnp.einsum("rqhd,rkhd->rhqk", query * query.shape[-1] ** -0.5, key) + _additive(mask_RxLxL)
+    return jnp.einsum("rhqk,rkhd->rqhd", dropout(jax.nn.softmax(scores_RxHxLxL)), value)
+
+
+def _additive(mask_RxLxL: jax.Array) -> jax.Array:
+    return jnp.where(mask_RxLxL, 0.0, _NEVER)[:, None]
+
+
+@jax.custom_vjp
+def _by_heads(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array) -> jax.Array:
+    """softmax(q k^T + bias) v on [R, H, L, d]; no gradient of the bias [R, 1, L, L]."""
+    scores = _outer(query, key) + bias
+    raised = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    return _apply(raised, value) / raised.sum(axis=-1, keepdims=True)
+
+
+def _forward(
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    weights = jax.nn.softmax(_outer(query, key) + bias)
+    return _apply(weights, value), (query, key, value, weights)
+
+
+def _backward(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    query, key, value, weights = residuals
+    g_weights = _outer(g, value)
+    g_scores = weights * (g_weights - (g_weights * weights).sum(axis=-1, keepdims=True))
+    return _apply(g_scores, key), _apply_transposed(g_scores, query), _apply_transposed(weights, g), None
+
+
+_by_heads.defvjp(_forward, _backward)
+
+
+def _outer(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.einsum("rhqd,rhkd->rhqk", left, right)
+
+
+def _apply(weights: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.einsum("rhqk,rhkd->rhqd", weights, right)
+
+
+def _apply_transposed(weights: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.einsum("rhqk,rhqd->rhkd", weights, right)
