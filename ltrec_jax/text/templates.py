@@ -190,24 +190,37 @@ def _sequence(parts: Iterable[str | _Field]) -> _Sequence:
     symbols: list[str | _Field] = []
     for part in parts:
         symbols.extend([part] if isinstance(part, _Field) else re.split(r"([()\[\]（）【】《》「」“”])", part))
-    tree, _ = _descend([symbol for symbol in symbols if symbol != ""], 0, closing=None)
-    return tree
+    symbols = [symbol for symbol in symbols if symbol != ""]
+    return _descend(symbols, _partners(symbols), 0, len(symbols))
 
 
-def _descend(symbols: list[str | _Field], at: int, closing: str | None) -> tuple[_Sequence, int]:
-    """Read symbols from `at` up to the bracket `closing`; an unpaired bracket is an ordinary character."""
+def _partners(symbols: list[str | _Field]) -> dict[int, int]:
+    """Where the bracket opened at a place is closed. Brackets that cross or stay alone are ordinary characters."""
+    found: dict[int, int] = {}
+    opened: list[int] = []
+    for at, symbol in enumerate(symbols):
+        if symbol in _BRACKETS:
+            opened.append(at)
+            continue
+        fitting = [depth for depth, start in enumerate(opened) if _BRACKETS[str(symbols[start])] == symbol]
+        if fitting:
+            found[opened[fitting[-1]]] = at
+            del opened[fitting[-1] :]
+    return found
+
+
+def _descend(symbols: list[str | _Field], partners: dict[int, int], at: int, end: int) -> _Sequence:
+    """The symbols from `at` to before `end`, with brackets as groups."""
     clauses: list[list[_Piece]] = [[]]
     delimiters: list[str] = []
-    while at < len(symbols):
+    while at < end:
         symbol = symbols[at]
-        at += 1
         if isinstance(symbol, _Field):
             clauses[-1].append(symbol)
-        elif symbol == closing:
-            return _Sequence(tuple(map(tuple, clauses)), (*delimiters, "")), at
-        elif symbol in _BRACKETS and _is_closed(symbols[at:], symbol):
-            inside, at = _descend(symbols, at, _BRACKETS[symbol])
+        elif at in partners:
+            inside = _descend(symbols, partners, at + 1, partners[at])
             clauses[-1].append(_Group(symbol, inside, _BRACKETS[symbol]))
+            at = partners[at]
         else:
             start = 0
             for match in _DELIMITER.finditer(symbol):
@@ -218,17 +231,8 @@ def _descend(symbols: list[str | _Field], at: int, closing: str | None) -> tuple
                 start = match.end()
             if start < len(symbol):
                 clauses[-1].append(symbol[start:])
-    return _Sequence(tuple(map(tuple, clauses)), (*delimiters, "")), at
-
-
-def _is_closed(after: list[str | _Field], opening: str) -> bool:
-    """Whether an opening bracket has a partner among the symbols after it that no inner bracket takes."""
-    depth = 1
-    for symbol in after:
-        depth += (symbol == opening) - (symbol == _BRACKETS[opening])
-        if depth == 0:
-            return True
-    return False
+        at += 1
+    return _Sequence(tuple(map(tuple, clauses)), (*delimiters, ""))
 
 
 def _fields(piece: _Piece) -> list[str]:

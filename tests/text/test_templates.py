@@ -149,6 +149,8 @@ def test_a_column_may_be_used_twice_and_may_have_any_name():
 def test_brackets_that_do_not_pair_are_characters():
     assert render("{a}) {b}", a=["x"], b=["y"]) == ["x) y"]
     assert render("({a} {b}", a=["x"], b=["y"]) == ["(x y"]
+    assert render("{a} ({b} ({c})", a=["x"], b=["y"], c=["z"]) == ["x (y (z)"]
+    assert render("({a} [{b}) {c}]", a=["x"], b=["y"], c=["z"]) == ["(x [y) z]"]
     assert render("{a} ({b} [{c}])", a=["x", "x", "x"], b=["y", None, None], c=["z", "z", None]) == [
         *("x (y [z])", "x ([z])", "x")
     ]
@@ -191,7 +193,9 @@ def test_bad_templates_say_what_is_wrong(template, message):
 
 words = st.text(alphabet=st.sampled_from("abcXYZ 0é电影'"), min_size=1, max_size=8).filter(str.strip)
 cells = st.one_of(st.none(), words)
-glue = st.sampled_from([" ", ". ", ", ", " - ", " | ", "; ", " (", ") ", " by ", "。", "（", "）", "\n", ": "])
+glue = st.sampled_from(
+    [" ", ". ", ", ", " - ", " | ", "; ", " (", ") ", " [", "] ", " by ", "。", "（", "）", "\n", ": "]
+)
 
 
 @settings(max_examples=200, deadline=None)
