@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ltrec_jax.data.dataset import Dataset as Dataset
     from ltrec_jax.data.dataset import Interactions as Interactions
     from ltrec_jax.data.dataset import Split as Split
+    from ltrec_jax.data.prepare import from_pandas as from_pandas
+    from ltrec_jax.data.prepare import prepare as prepare
     from ltrec_jax.data.sources import available as available
     from ltrec_jax.data.splits import make as split  # noqa: F401
     from ltrec_jax.errors import UserError as UserError
@@ -44,7 +46,9 @@ _HOMES = {
     "available": ("ltrec_jax.data.sources", "available"),
     "evaluate": ("ltrec_jax.experiment", "evaluate"),
     "fit": ("ltrec_jax.train.fit", "fit"),
+    "from_pandas": ("ltrec_jax.data.prepare", "from_pandas"),
     "load": ("ltrec_jax.experiment", "load"),
+    "prepare": ("ltrec_jax.data.prepare", "prepare"),
     "recommend": ("ltrec_jax.serve.service", "recommend"),
     "split": ("ltrec_jax.data.splits", "make"),
 }

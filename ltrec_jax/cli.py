@@ -19,11 +19,14 @@ COMMANDS: Mapping[str, type[Any]] = {
     "quickstart": runs.Quickstart,
     "data list": data.List,
     "data fetch": data.Fetch,
+    "data prepare": data.Prepare,
+    "data describe": data.Describe,
+    "data anonymise": data.Anonymise,
     "train": runs.Train,
     "evaluate": runs.Evaluate,
     "recommend": runs.Recommend,
 }
-_TAKES_SETTINGS = (runs.Train,)
+_TAKES_SETTINGS = (runs.Train, data.Prepare)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -97,6 +97,7 @@ def test_readme_commands_are_single_lines_that_make_their_environment():
         assert "\n" not in block
         assert block.startswith("python3 -m venv .venv && ")
         assert end in block
+    assert readme_block("bash", "<!-- main job -->").strip().endswith("ltrec quickstart")
 
 
 @pytest.mark.slow

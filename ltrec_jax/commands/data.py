@@ -2,12 +2,15 @@
 
 import dataclasses
 import itertools
+import tomllib
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
-from ltrec_jax.errors import unknown_name
+from ltrec_jax.data.prepare_options import ColumnMap, PrepareOptions, options_from_dict
+from ltrec_jax.errors import UserError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,3 +67,114 @@ class Fetch:
             f"{dataset.name}: {len(dataset.interactions):,} interactions of {dataset.num_users:,} users with "
             f"{dataset.num_items:,} items, in {dataset.path}"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareSettings:
+    """Every flag of `ltrec data prepare` beyond its files."""
+
+    columns: ColumnMap
+    options: PrepareOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Make a dataset directory from your own files: CSV, TSV, JSONL or Parquet, larger than memory if need be.
+
+    Rows that cannot be used are set aside in OUT/rejected.parquet with the reason and the line. Every option is a flag:
+    --options.min-user-interactions 5, --options.scale 1 5, --columns.user customer.
+
+    Example:  ltrec data prepare ratings.csv --items films.csv --out data/films --options.scale 1 5
+    """
+
+    interactions: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="EVENTS", help="file, glob pattern or folder of shards")
+    ]
+    out: Annotated[Path, tyro.conf.arg(help="dataset directory to make")]
+    items: Annotated[str | None, tyro.conf.arg(help="table of items with their texts")] = None
+    users: Annotated[str | None, tyro.conf.arg(help="table of users")] = None
+    config: Annotated[Path | None, tyro.conf.arg(help="TOML with options, and [columns] that map names")] = None
+    replace: Annotated[bool, tyro.conf.arg(help="replace an existing --out")] = False
+
+    def run(self, settings: Sequence[str]) -> None:
+        from ltrec_jax.data import prepare
+
+        columns, options = options_from_dict(_read_toml(self.config) if self.config else {})
+        chosen = tyro.cli(
+            PrepareSettings, default=PrepareSettings(columns, options), args=list(settings), prog="ltrec data prepare"
+        )
+        dataset = prepare.prepare(
+            self.interactions,
+            self.items,
+            self.users,
+            out=self.out,
+            columns=chosen.columns,
+            options=chosen.options,
+            replace=self.replace,
+        )
+        print(
+            f"{dataset.path}: {len(dataset.interactions):,} interactions, {dataset.num_users:,} users, "
+            f"{dataset.num_items:,} items. Next: ltrec data describe {dataset.path}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Describe:
+    """Describe a dataset: long tail, groups, texts, time, examples; on the terminal and as one HTML page.
+
+    Example:  ltrec data describe movielens-100k
+    """
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA", help="dataset directory, or known name")]
+    page: Annotated[Path | None, tyro.conf.arg(help="HTML page to write; default: DATA.html here")] = None
+
+    def run(self, settings: Sequence[str]) -> None:
+        from rich.console import Console
+
+        from ltrec_jax import experiment
+        from ltrec_jax.data import describe
+
+        dataset = experiment.load(self.data)
+        found = describe.describe(dataset)
+        describe.print_description(found, Console())
+        page = self.page or Path(f"{dataset.name}.html")
+        describe.write_page(found, page)
+        print(f"The page is {page}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Anonymise:
+    """Copy a dataset under salted pseudonyms, with k-anonymous user attributes.
+
+    Keep the salt file apart from the data: who has both can undo the pseudonyms.
+
+    Example:  ltrec data anonymise data/shop --out data/shop-anonymous --salt ~/shop.salt --new-salt --drop zip_code
+    """
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA", help="dataset directory, or known name")]
+    out: Annotated[Path, tyro.conf.arg(help="dataset directory to make")]
+    salt: Annotated[Path, tyro.conf.arg(help="file with the secret salt, outside every dataset directory")]
+    new_salt: Annotated[bool, tyro.conf.arg(help="make the salt file if it is not there")] = False
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"], help="users that must share every combination of attributes")] = 5
+    drop: Annotated[tuple[str, ...], tyro.conf.arg(help="columns to leave out")] = ()
+    items: Annotated[bool, tyro.conf.arg(help="pseudonyms for items too")] = False
+
+    def run(self, settings: Sequence[str]) -> None:
+        from ltrec_jax import experiment
+        from ltrec_jax.data import anonymise
+
+        dataset = experiment.load(self.data)
+        salt = anonymise.read_salt(self.salt.expanduser(), outside=[self.out], create=self.new_salt)
+        made = anonymise.anonymise(dataset, salt, k=self.k, drop=self.drop, pseudonymise_items=self.items).save(
+            self.out
+        )
+        print(
+            f"{made.path}: {made.info['anonymised']['suppressed_users']:,} users have no attributes left (k={self.k})."
+        )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"Cannot read the options in {path}: {error}.") from error

@@ -4,6 +4,7 @@ What a command needs is imported when it runs, so that `--help` does not wait fo
 """
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ class Quickstart:
     Example:  ltrec quickstart --out runs/first
     """
 
-    out: Annotated[Path, tyro.conf.arg(help="run directory to make")] = Path("runs/quickstart")
+    out: Annotated[Path | None, tyro.conf.arg(help="run directory to make; default: the next free runs/quickstart")] = (
+        None
+    )
     data: Annotated[str, tyro.conf.arg(help="known dataset, or a directory made by `ltrec data prepare`")] = ""
     seed: Annotated[int, tyro.conf.arg(help="the one source of randomness")] = 0
 
@@ -34,7 +37,7 @@ class Quickstart:
         if self.data:
             data = dataclasses.replace(config.data, dataset=self.data, split="random")
             config = dataclasses.replace(config, data=data)
-        quickstart(self.out, config)
+        quickstart(self.out or _free(Path("runs/quickstart")), config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +107,12 @@ class Recommend:
 
         _, bundle = experiment.open_run(self.run_directory)
         Console().print(recommendations_table(self.user, recommend(bundle, self.user, self.k)))
+
+
+def _free(path: Path) -> Path:
+    """The path itself, or path-2, path-3, ... : the first that does not exist."""
+    candidates = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def _read_config(path: Path | None) -> Config:
