@@ -46,6 +46,7 @@ def render(
         "verdict": verdict.verdict(report),
         "main_grids": [report.grid(metric) for metric in report.headlines],
         "other_grids": [grid for m in metrics if m not in report.headlines and (grid := report.grid(m)).columns],
+        "activity_grids": [report.activity_grid(metric) for metric in report.headlines],
         # Our own SVG: text inside it has been escaped by matplotlib.
         "pictures": [Markup(picture) for picture in pictures if picture],
         "examples": examples,

@@ -72,10 +72,7 @@ def learning_curve(rows: Sequence[Mapping[str, Any]], metric: str = "rmse") -> s
                     axes.plot(*zip(*points, strict=True), line, color=colour, label="" if name in labelled else name)
                     labelled.add(name)
                     end = max(end, points[-1][0])
-            note = axes.text(
-                start, 1.02, page.short(phase), transform=axes.get_xaxis_transform(), fontsize=9, alpha=0.8
-            )
-            note.set_in_layout(False)
+            axes.text(start, 1.02, page.short(phase), transform=axes.get_xaxis_transform(), fontsize=9, alpha=0.8)
             if start:
                 axes.axvline(start, color=page.INK, alpha=0.4, linewidth=0.8, linestyle=":")
         axes.set_xlim(left=0)

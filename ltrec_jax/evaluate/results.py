@@ -112,20 +112,27 @@ class Report:
 
     def grid(self, metric: str) -> Grid:
         """The table of one metric: the primary first, the others in their order, models without it left out."""
-        sizes = {g: max(self.estimate(m, g, metric).n for m in self.models) for g in (OVERALL, *self.groups)}
-        columns = tuple(group for group, size in sizes.items() if size)
-        names = (self.primary, *(name for name in self.models if name != self.primary))
-        best = {group: self._best(metric, group) for group in columns}
+        parts = {g: {m: self.estimate(m, g, metric) for m in self.models} for g in (OVERALL, *self.groups)}
+        return self._grid(metric, parts, tested=True)
+
+    def activity_grid(self, metric: str) -> Grid:
+        """The same over users by activity; these parts are not tested against the primary."""
+        thirds = self.models[self.primary].activity
+        parts = {t: {m: self.models[m].activity[t].get(metric, NOTHING) for m in self.models} for t in thirds}
+        return self._grid(metric, parts, tested=False)
+
+    def _grid(self, metric: str, parts: Mapping[str, Estimates], *, tested: bool) -> Grid:
+        """`parts`: column -> model -> estimate; columns and models without any data are left out."""
+        sizes = {part: max(found.n for found in column.values()) for part, column in parts.items()}
+        columns = tuple(part for part, size in sizes.items() if size)
+        best = {part: _leader(parts[part], metric) for part in columns}
         rows = []
-        for name in names:
-            cells = []
-            for group in columns:
-                found = self.estimate(name, group, metric)
-                ahead = found.value is not None and found.value == best[group]
-                cells.append(Cell(found, self._against_primary(metric, group, name), ahead))
-            if any(cell.estimate.n for cell in cells):
+        for name in (self.primary, *(name for name in self.models if name != self.primary)):
+            if any(parts[part][name].n for part in columns):
+                marks = [self._against_primary(metric, part, name) if tested else "" for part in columns]
+                cells = [Cell(parts[p][name], mark, name == best[p]) for p, mark in zip(columns, marks, strict=True)]
                 rows.append((name, tuple(cells)))
-        return Grid(metric, columns, tuple(sizes[group] for group in columns), tuple(rows))
+        return Grid(metric, columns, tuple(sizes[part] for part in columns), tuple(rows))
 
     def table(self) -> str:
         """The headline metrics as Markdown tables, in plain text."""
@@ -143,13 +150,6 @@ class Report:
             "groups": {name: dict(sizes) for name, sizes in self.groups.items()},
             "protocol": dict(self.protocol),
         }
-
-    def _best(self, metric: str, group: str) -> float | None:
-        """The value of the one model that is ahead of all others, None if it stands alone or shares its place."""
-        values = sorted(v for m in self.models if (v := self.estimate(m, group, metric).value) is not None)
-        if not lower_is_better(metric):
-            values.reverse()
-        return values[0] if len(values) > 1 and values[0] != values[1] else None
 
     def _against_primary(self, metric: str, group: str, name: str) -> str:
         found = self.comparison(metric, group, name)
@@ -178,6 +178,13 @@ def legend(primary: str) -> str:
         f"{SYMBOLS[BETTER]} better than {primary}, {SYMBOLS[WORSE]} worse, {SYMBOLS[UNCLEAR]} no clear difference "
         "(95%, paired over users, Holm-corrected); – no data."
     )
+
+
+def _leader(column: Estimates, metric: str) -> str | None:
+    """The one model that is ahead of all others, None if it stands alone or shares its place."""
+    sign = 1.0 if lower_is_better(metric) else -1.0
+    ranked = sorted((sign * found.value, name) for name, found in column.items() if found.value is not None)
+    return ranked[0][1] if len(ranked) > 1 and ranked[0][0] != ranked[1][0] else None
 
 
 def _markdown(grid: Grid, primary: str) -> str:

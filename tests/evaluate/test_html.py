@@ -81,7 +81,16 @@ def test_the_page_loads_nothing_and_is_well_formed(found):
     parser.close()
     assert parser.open == []
     text = " ".join(parser.text)
-    for expected in ("Heat (1995)", "Alien (1979)", "train.learning_rate", "5e-05", "10, 20", "head", "95% interval"):
+    for expected in (
+        "quiet",
+        "Heat (1995)",
+        "Alien (1979)",
+        "train.learning_rate",
+        "5e-05",
+        "10, 20",
+        "head",
+        "95% interval",
+    ):
         assert expected in text
     assert page.count("<svg") == 3
     assert 'name="viewport"' in page
@@ -148,6 +157,15 @@ def test_bold_is_for_one_model_alone(world):
     model = world.random_model()
     grid = evaluate(world, {"ours": model, "twin": model}).grid("rmse")
     assert not any(cell.best for _, cells in grid.rows for cell in cells)
+
+
+def test_activity_is_shown_without_claims(found):
+    grid = found.activity_grid("rmse")
+    assert grid.columns == ("quiet", "medium", "active")
+    assert [name for name, _ in grid.rows] == ["ours", "noise"]
+    assert {cell.verdict for _, cells in grid.rows for cell in cells} == {""}
+    assert all(cell.best for cell in grid.rows[0][1])
+    assert sum(grid.counts) == found.models["ours"].overall["rmse"].n
 
 
 def test_verdict_of_a_winner(found):
