@@ -252,7 +252,7 @@ def _without(tree: _Sequence, gone: frozenset[str]) -> list[str | _Field]:
         if names and all(name in gone for name in names):
             # The delimiter before a lost clause goes with it, the one after it takes its place:
             # "a. {lost}, b" is "a, b".
-            pending = delimiter if flat and (delimiter.strip() or not pending) else pending
+            pending = delimiter
             continue
         if not clause:
             # The empty clause at the end of a template that closes with punctuation.
@@ -262,7 +262,7 @@ def _without(tree: _Sequence, gone: frozenset[str]) -> list[str | _Field]:
         flat.extend(_clause_without(clause, gone))
         pending = delimiter
     if flat and not tree.clauses[-1] and len(tree.clauses) > 1:
-        flat.append(tree.delimiters[-2].rstrip())
+        flat.append(tree.delimiters[-2])
     return flat
 
 

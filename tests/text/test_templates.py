@@ -136,6 +136,11 @@ def test_a_value_that_ends_a_sentence_gets_no_second_full_stop():
     assert render("{a}, {b}", a=["Jr."], b=["x"]) == ["Jr., x"]
 
 
+def test_words_in_their_own_sentence_stay_unless_nothing_else_is_said():
+    assert render("A film. {a}. The end", a=["x", None]) == ["A film. x. The end", ""]
+    assert render("A film. {a}. {b}", a=["x", None], b=["y", "y"]) == ["A film. x. y", "A film. y"]
+
+
 def test_literal_braces_and_percent_signs():
     assert render("{{x}} 50% {a} %s", a=["A"]) == ["{x} 50% A %s"]
 
