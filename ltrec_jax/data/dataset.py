@@ -297,7 +297,7 @@ def fingerprint(digests: Sequence[bytes], users: pd.DataFrame, items: pd.DataFra
 
 def _digest_cells(digest: "hashlib._Hash", cells: pd.Series) -> None:
     """Numbers as float64 (a missing one is NaN), so that an integer column that Parquet gave as float is the same;
-    texts as lengths and bytes; anything else as JSON.
+    texts as lengths (in characters) and bytes; anything else as JSON.
     """
     if pd.api.types.is_numeric_dtype(cells.dtype):
         numbers = cells.to_numpy(np.float64, na_value=np.nan)
@@ -306,9 +306,8 @@ def _digest_cells(digest: "hashlib._Hash", cells: pd.Series) -> None:
     for start in range(0, len(cells), _PIECE):
         piece = cells.iloc[start : start + _PIECE].tolist()
         if all(isinstance(cell, str) for cell in piece):
-            encoded = [cell.encode("utf-8", "surrogatepass") for cell in piece]
-            digest.update(b"t" + np.array(list(map(len, encoded)), np.int64).tobytes())
-            digest.update(b"".join(encoded))
+            digest.update(b"t" + np.fromiter(map(len, piece), np.int64, len(piece)).tobytes())
+            digest.update("".join(piece).encode("utf-8", "surrogatepass"))
         else:
             digest.update(b"j" + json.dumps(piece, default=_plain, ensure_ascii=False, sort_keys=True).encode())
 

@@ -72,6 +72,9 @@ def judge_interactions(
     if columns.TIMESTAMP in chosen:
         time, more = _time(kinds[columns.TIMESTAMP])
         cases += more
+    if layout.kind == "parquet" and _FLOATS & set(kinds.values()):
+        # A NaN is outside the statistics of Parquet, and DuckDB takes them to say that there is none (its issue 25521).
+        connection.execute("SET disabled_optimizers = 'statistics_propagation'")
     connection.execute(
         f"""CREATE VIEW judged_interactions AS SELECT *,
             CASE {" ".join(f"WHEN {c} THEN {r}" for c, r in cases)} END AS _reason FROM interactions"""

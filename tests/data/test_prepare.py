@@ -288,6 +288,16 @@ def test_bad_rows_of_json_lines_and_parquet(tmp_path):
     ]
 
 
+def test_nan_is_found_where_parquet_statistics_do_not_tell_it(tmp_path):
+    ratings = np.tile(np.array([1.0, 5.0, 3.0], np.float32), 40)
+    ratings[[7, 100]] = np.nan
+    frame = pa.table({"user": np.arange(120), "item": np.zeros(120, np.int64), "rating": ratings})
+    pq.write_table(frame, tmp_path / "events.parquet", row_group_size=30)
+    found = prepare(tmp_path / "events.parquet", out=tmp_path / "out")
+    assert len(found.interactions) == 118
+    assert rejected(tmp_path / "out")["line"].tolist() == [8, 101]
+
+
 def test_too_many_bad_rows_stop_it_and_nothing_is_left(tmp_path):
     path = tmp_path / "events.csv"
     path.write_text("user,item,rating\n1,a,3\n1,b,x\n2,a,x\n,c,3\n")

@@ -1,0 +1,77 @@
+"""What every benchmark shares: a child process whose memory is its own, medians, and one JSON file per benchmark.
+
+Out of scope: what is measured.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ltrec_jax import storage
+from ltrec_jax.parallel import describe_hardware
+
+GIB = float(1 << 30)
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw numbers here")
+    parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all")
+    return parser
+
+
+def peak_gib() -> float:
+    """The largest resident memory of this process so far (Linux: VmHWM, which an exec starts anew)."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / GIB
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / GIB
+
+
+def in_child(script: str, task: str, **settings: Any) -> dict[str, Any]:
+    """Run `python script --task TASK SETTINGS` and give the dict it prints last, with `peak_gib` of that process."""
+    command = [sys.executable, script, "--task", task, json.dumps(settings)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def finish_child(result: dict[str, Any]) -> None:
+    """Print what `in_child` reads."""
+    print(json.dumps(result | {"peak_gib": peak_gib(), "cpu_seconds": time.process_time()}), flush=True)
+
+
+def median_seconds(work: Callable[[], Any], repeats: int, warmup: int = 1) -> tuple[float, list[float]]:
+    """Median and all times of `repeats` calls after `warmup` unmeasured ones; `work` must block until it is done."""
+    for _ in range(warmup):
+        work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times), times
+
+
+def report(
+    path: Path | None, name: str, headline: dict[str, float], details: dict[str, Any], rows: Sequence[tuple[str, str]]
+) -> None:
+    """Show a table, and write `{"benchmark", "hardware", "headline", "details"}` if a file was named."""
+    hardware = describe_hardware()
+    width = max(len(label) for label, _ in rows)
+    print(f"\n{name} on {hardware['processor']}, {hardware['cores']} cores, {hardware['platform']}")
+    for label, value in rows:
+        print(f"  {label:<{width}}  {value}")
+    if path is not None:
+        storage.write_json(path, {"benchmark": name, "hardware": hardware, "headline": headline, "details": details})
