@@ -69,6 +69,7 @@ def test_events_are_the_same_under_other_names(named):
 def test_official_folds_hold_the_same_events(named):
     found = anonymise.anonymise(named, SALT)
     for first, end in named.info["official_splits"].values():
+        assert (np.diff(found.interactions.timestamp[first:end]) >= 0).all()
         before, after = named.interactions.take(np.arange(first, end)), found.interactions.take(np.arange(first, end))
         names = named.users["user_id"].map(lambda name: pseudonym("user_id", name)).to_numpy()
         old = sorted(zip(names[before.user], before.item.tolist(), before.rating.tolist(), strict=True))
@@ -200,6 +201,13 @@ def test_few_outliers_lose_their_values_and_the_rest_keeps_them():
     # One alone would stand out among the others: the group without values has five members too.
     assert found.frame.isna().all(axis=1).sum() in (0, 5) or found.frame.isna().all(axis=1).sum() >= 5
     assert "pope" not in found.frame.to_csv()
+
+
+def test_only_rows_that_lose_a_value_are_counted_as_suppressed():
+    frame = pd.DataFrame({"job": ["nurse"] * 95 + [None] * 3 + ["pope"] * 2})
+    found = generalise.k_anonymous(frame, k=5, max_suppressed=0.05)
+    assert found.frame["job"].isna().sum() == 5
+    assert found.suppressed == 2
 
 
 def test_a_categorical_forgets_its_removed_values():

@@ -130,6 +130,12 @@ def test_many_ratings_become_bins():
     np.testing.assert_allclose(found.edges, edges, rtol=1e-5)
 
 
+def test_times_on_the_edge_of_a_bin_are_counted_as_numpy_does():
+    time = np.repeat(np.arange(0, 81), 2)
+    found = describe.describe(made({"item_id": ["a"]}, [0] * 162, [0] * 162, timestamp=time)).times
+    np.testing.assert_array_equal(found.counts, np.histogram(time, bins=40)[0])
+
+
 def test_pieces_do_not_matter(world, monkeypatch):
     whole = describe.describe(world)
     monkeypatch.setattr(describe, "_PIECE", 7)
