@@ -284,7 +284,8 @@ def main() -> None:
             (
                 f"{label}, {each['rows']:,} rows",
                 f"{each['seconds']['prepare']:.1f} s, pandas {each['seconds']['pandas']:.1f} s: {each['speed']:.2f}x; "
-                f"{each['peak_gib']['prepare']:.2f} GiB, pandas {each['peak_gib']['pandas']:.2f} GiB: {each['memory']:.2f}",
+                f"{each['peak_gib']['prepare']:.2f} GiB, pandas {each['peak_gib']['pandas']:.2f} GiB: "
+                f"{each['memory']:.2f}",
             )
             for label, each in (("ids are numbers", numbers), ("ids are texts", strings))
         ),
