@@ -268,7 +268,7 @@ def _without(tree: _Sequence, gone: frozenset[str]) -> list[str | _Field]:
 
 def _clause_without(clause: tuple[_Piece, ...], gone: frozenset[str]) -> list[str | _Field]:
     """A clause that keeps a field: a missing one takes the words before it (its label) or, if first, those after it."""
-    kept: list[str | _Field] = []
+    kept: list[_Piece] = []
     seen_field = False
     swallow = False
     for piece in clause:
@@ -283,11 +283,15 @@ def _clause_without(clause: tuple[_Piece, ...], gone: frozenset[str]) -> list[st
         else:
             swallow = False
             seen_field = seen_field or bool(names)
-            if isinstance(piece, _Group):
-                kept.extend([piece.opening, *_without(piece.inside, gone), piece.closing])
-            else:
-                kept.append(piece)
-    return kept
+            kept.append(piece)
+    flat: list[str | _Field] = []
+    for piece in kept:
+        # Opened up only now: as characters, a closing bracket would pass for words before a missing value.
+        if isinstance(piece, _Group):
+            flat.extend([piece.opening, *_without(piece.inside, gone), piece.closing])
+        else:
+            flat.append(piece)
+    return flat
 
 
 def _fill(

@@ -68,6 +68,20 @@ def test_words_around_a_missing_value_go_with_it():
     assert render("{age} years old, {gender}", age=[20, np.nan], gender=["F", "F"]) == ["20 years old, F", "F"]
 
 
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("[{kept}] {lost}", "[K]"),
+        ("({kept}){lost}", "(K)"),
+        ("({kept}) by {lost}. End {kept}", "(K). End K"),
+        ("({kept}) [{lost}]", "(K)"),
+        ("(({kept}) {lost})", "((K))"),
+    ],
+)
+def test_a_bracket_before_a_missing_value_stays_closed(template, expected):
+    assert one(template, kept="K", lost=None) == expected
+
+
 @pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT, "", "  \n", [], [None, ""], np.array([])])
 def test_what_counts_as_missing(missing):
     assert one("{a} ({b}). {c}", a="A", b=missing, c="C") == "A. C"
