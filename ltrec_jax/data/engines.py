@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import duckdb
     import ibis.expr.types as ir
 
-# Ids, codes, ratings and times; attributes of other types take no part in the steps.
-_TYPES = {"VARCHAR": "string", "FLOAT": "float32", "BIGINT": "int64", "INTEGER": "int32"}
+TYPES = {"VARCHAR": "string", "FLOAT": "float32", "BIGINT": "int64", "INTEGER": "int32"}
+"""Of ids, codes, ratings and times; attributes of other types take no part in the steps."""
 
 
 class Engine(Protocol):
@@ -64,7 +64,7 @@ class DuckEngine:
 
         # Not Ibis's own backend: it reads tables through functions that DuckDB 2 warns of.
         found = self._connection.execute(f"DESCRIBE {name(table)}").fetchall()
-        return ibis.table({column: _TYPES[kind] for column, kind, *_ in found if kind in _TYPES}, name=table)
+        return ibis.table({column: TYPES[kind] for column, kind, *_ in found if kind in TYPES}, name=table)
 
     def create(self, table: str, expression: "ir.Table | list[ir.Table]", what: str) -> "ir.Table":
         import ibis

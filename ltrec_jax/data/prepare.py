@@ -23,7 +23,7 @@ from ltrec_jax.data import columns as names
 from ltrec_jax.data import dataset as datasets
 from ltrec_jax.data import ingest, relations, validate
 from ltrec_jax.data.dataset import Dataset, Interactions
-from ltrec_jax.data.engines import DuckEngine
+from ltrec_jax.data.engines import DuckEngine, Engine
 from ltrec_jax.data.prepare_options import ColumnMap, PrepareOptions, options_from_dict
 from ltrec_jax.data.sources import reading
 from ltrec_jax.data.sources.reading import run
@@ -67,7 +67,7 @@ def prepare(
     options = options or PrepareOptions()
     with storage.new_directory(out, replace=replace) as directory, _connection(out.parent, options) as connection:
         sources = {"interactions": interactions, "items": items, "users": users}
-        info = _prepare(connection, sources, columns or ColumnMap(), options)
+        info = _prepare(connection, sources, columns or ColumnMap(), options, out.parent)
         fingerprint = datasets.fingerprint(
             _write(connection, directory),
             *(datasets.read_table(directory / f"{kind}.parquet") for kind in ("users", "items")),
@@ -89,7 +89,7 @@ def from_pandas(
     options = options or PrepareOptions()
     with tempfile.TemporaryDirectory() as folder, _connection(Path(folder), options) as connection:
         sources = {"interactions": interactions, "items": items, "users": users}
-        info = _prepare(connection, sources, columns or ColumnMap(), options)
+        info = _prepare(connection, sources, columns or ColumnMap(), options, Path(folder))
         arrays = connection.execute(f"SELECT * FROM final ORDER BY {_ORDER}").fetchnumpy()
         frames = {
             kind: connection.sql(f"SELECT * EXCLUDE (_code) FROM final_{kind} ORDER BY _code").to_arrow_table()
@@ -109,16 +109,26 @@ _ORDER = '"user", "timestamp", item'
 
 @contextlib.contextmanager
 def _connection(beside: Path, options: PrepareOptions) -> Iterator["duckdb.DuckDBPyConnection"]:
+    import duckdb
+
     with reading.connection(beside) as connection:
         connection.execute(f"SET memory_limit = '{options.memory_gib * _SHARE_OF_MEMORY * 1024:.0f}MiB'")
         connection.execute("SET TimeZone = 'UTC'")
         if options.threads is not None:
             connection.execute(f"SET threads = {options.threads}")
-        yield connection
+        try:
+            yield connection
+        except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InvalidInputException) as error:
+            # Files that break off in the middle, a full disk: whichever statement meets them first.
+            raise UserError(f"Preparing failed: {' '.join(str(error).split())[:300]}") from error
 
 
 def _prepare(
-    connection: "duckdb.DuckDBPyConnection", sources: dict[str, Any], mapping: ColumnMap, options: PrepareOptions
+    connection: "duckdb.DuckDBPyConnection",
+    sources: dict[str, Any],
+    mapping: ColumnMap,
+    options: PrepareOptions,
+    beside: Path,
 ) -> dict[str, Any]:
     """Make the tables final, final_users and final_items in the connection; the dataset's `info`."""
     validate.create_rejected(connection)
@@ -132,7 +142,8 @@ def _prepare(
         else:
             connection.execute(f"CREATE TABLE {kind}_kept ({key} VARCHAR)")
     _check_template(connection, options.template)
-    steps, missing = relations.relate(DuckEngine(connection), options, listed=sources["items"] is not None)
+    with _engine(connection, options, beside) as engine:
+        steps, missing = relations.relate(engine, options, listed=sources["items"] is not None)
     steps = {"read": judged[0].read, "kept": judged[0].kept, **steps}
     if steps["interactions"] == 0:
         told = ", ".join(f"{step.replace('_', ' ')}: {count:,}" for step, count in steps.items())
@@ -154,6 +165,16 @@ def _prepare(
     if options.positive_rating is not None:
         info["positive_rating"] = options.positive_rating
     return info
+
+
+def _engine(
+    connection: "duckdb.DuckDBPyConnection", options: PrepareOptions, beside: Path
+) -> contextlib.AbstractContextManager[Engine]:
+    if options.engine == "duckdb":
+        return contextlib.nullcontext(DuckEngine(connection))
+    from ltrec_jax.data.spark import spark_engine
+
+    return spark_engine(connection, beside, options)
 
 
 def _read_interactions(

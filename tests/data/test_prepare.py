@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -505,3 +506,36 @@ def test_a_disk_that_fills_is_one_clear_line_and_leaves_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.strip().splitlines()) == 1, done.stdout
     assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas")  # no data frame passes through it here
+def test_spark_gives_the_same_dataset_as_duckdb(plain, tmp_path, monkeypatch):
+    pytest.importorskip("pyspark", reason="the extra spark is not installed")
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java 17, and there is no java")
+    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "user": rng.integers(0, 60, 3000).astype(str),
+            "item": np.char.add("i", rng.integers(0, 50, 3000).astype(str)),
+            "rating": rng.integers(1, 6, 3000).astype(float),
+            "ts": rng.integers(0, 30, 3000),
+        }
+    )
+    path = _parquet(frame, tmp_path / "events.parquet")
+    for number, settings in enumerate(
+        (
+            {},
+            {"duplicates": "mean", "start": 3, "end": 28},
+            {"duplicates": "first", "implicit_threshold": 4, "min_user_interactions": 9, "min_item_interactions": 10},
+        )
+    ):
+        both = [
+            prepare(path, out=tmp_path / f"{engine}{number}", options=PrepareOptions(engine=engine, **settings))
+            for engine in ("duckdb", "spark")
+        ]
+        assert same(*both)
+        assert both[0].fingerprint == both[1].fingerprint
+        assert both[0].info["steps"] == both[1].info["steps"]
