@@ -5,9 +5,9 @@ Ragged: no padding is stored. Out of scope: making texts (`templates`), batches 
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 from tqdm import tqdm
@@ -54,43 +54,74 @@ class TokenStore:
 def build_store(texts: Sequence[str], tokenizer: Tokenizer, max_length: int, cache: Path | None = None) -> TokenStore:
     """Tokenise all texts, in parallel and in chunks; with `cache`, once per content, and mapped from there.
 
-    A stored result that is damaged is built again, with a warning.
+    With `cache` no more than one chunk of tokens is in memory, however many texts there are. A stored result that is
+    damaged is built again, with a warning.
     """
     if cache is None:
-        chunks = list(_chunks(texts, tokenizer, max_length))
-        return TokenStore(*_joined(chunks), sum(cut for *_, cut in chunks))
-    place = Path(cache) / storage.content_hash(tokenizer.fingerprint, max_length, list(texts))
+        parts = list(_tokenised(texts, tokenizer, max_length))
+        return TokenStore(
+            np.concatenate([np.zeros(0, np.int32), *(values for values, *_ in parts)]),
+            _offsets(lengths for _, lengths, _ in parts),
+            sum(cut for *_, cut in parts),
+        )
+    place = Path(cache) / _key(texts, tokenizer, max_length)
     with storage.lock(place.with_suffix(".lock")):
         if place.is_dir():
             try:
                 return _open(place, len(texts))
             except UserError as error:
                 warnings.warn(f"{error} The texts are tokenised again.", stacklevel=2)
-        chunks = list(_chunks(texts, tokenizer, max_length))
-        values, offsets = _joined(chunks)
         with storage.new_directory(place, replace=True) as directory:
-            np.save(directory / "values.npy", values, allow_pickle=False)
-            np.save(directory / "offsets.npy", offsets, allow_pickle=False)
-            storage.write_json(
-                directory / "store.json",
-                {
-                    "truncated": sum(cut for *_, cut in chunks),
-                    "sha256": {n: storage.sha256_file(directory / n) for n in ("values.npy", "offsets.npy")},
-                },
-            )
+            _write(directory, texts, tokenizer, max_length)
         return _open(place, len(texts))
 
 
-def _chunks(texts: Sequence[str], tokenizer: Tokenizer, max_length: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
+def _key(texts: Sequence[str], tokenizer: Tokenizer, max_length: int) -> str:
+    # A hash of hashes: to hash all texts at once they would first be copied into one string.
+    pieces = (storage.content_hash(list(texts[start : start + _CHUNK])) for start in range(0, len(texts), _CHUNK))
+    return storage.content_hash(tokenizer.fingerprint, max_length, *pieces)
+
+
+def _tokenised(
+    texts: Sequence[str], tokenizer: Tokenizer, max_length: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Chunk by chunk: the tokens, the length of every text, how many texts were cut."""
     starts = range(0, len(texts), _CHUNK)
-    shown = tqdm(starts, desc="tokenise", unit="chunk", disable=len(starts) < 2)
-    return [tokenizer.encode(texts[start : start + _CHUNK], max_length) for start in shown]
+    for start in tqdm(starts, desc="tokenise", unit="chunk", disable=len(starts) < 2):
+        values, offsets, cut = tokenizer.encode(texts[start : start + _CHUNK], max_length)
+        yield values, np.diff(offsets), cut
 
 
-def _joined(chunks: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
-    lengths = [np.diff(offsets) for _, offsets, _ in chunks]
-    values = np.concatenate([np.zeros(0, np.int32), *(values for values, *_ in chunks)])
-    return values, np.concatenate([[0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]))]).astype(np.int64)
+def _offsets(lengths: Iterable[np.ndarray]) -> np.ndarray:
+    return np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
+
+
+def _write(directory: Path, texts: Sequence[str], tokenizer: Tokenizer, max_length: int) -> None:
+    lengths: list[np.ndarray] = []
+    truncated = 0
+    with (directory / "values.npy").open("wb") as stream:
+        _values_header(stream, 0)
+        for values, each, cut in _tokenised(texts, tokenizer, max_length):
+            stream.write(values.tobytes())
+            lengths.append(each)
+            truncated += cut
+        offsets = _offsets(lengths)
+        # How many tokens there are is known only now; NumPy leaves room in the header for a longer first axis.
+        stream.seek(0)
+        _values_header(stream, int(offsets[-1]))
+    np.save(directory / "offsets.npy", offsets, allow_pickle=False)
+    storage.write_json(
+        directory / "store.json",
+        {
+            "truncated": truncated,
+            "sha256": {n: storage.sha256_file(directory / n) for n in ("values.npy", "offsets.npy")},
+        },
+    )
+
+
+def _values_header(stream: BinaryIO, count: int) -> None:
+    header = {"descr": np.dtype(np.int32).str, "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(stream, header)
 
 
 def _open(place: Path, count: int) -> TokenStore:
@@ -99,6 +130,6 @@ def _open(place: Path, count: int) -> TokenStore:
         if not (place / name).is_file() or storage.sha256_file(place / name) != digest:
             raise UserError(f"{place / name} is missing or changed.")
     values, offsets = (storage.read_array(place / f"{name}.npy", mapped=True) for name in ("values", "offsets"))
-    if len(offsets) != count + 1:
+    if len(offsets) != count + 1 or len(values) != offsets[-1]:
         raise UserError(f"{place} holds {len(offsets) - 1} texts, not {count}.")
     return TokenStore(values, offsets, description["truncated"])

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -53,15 +55,37 @@ def test_a_damaged_store_is_built_again_with_a_warning(tokenizer, tmp_path, name
     np.testing.assert_array_equal(again.values, expected)
 
 
-def test_chunks_are_joined_in_order(tokenizer, monkeypatch):
-    whole = build_store(TEXTS * 3, tokenizer, 16)
-    monkeypatch.setattr("ltrec_jax.text.store._CHUNK", 5)
-    parts = build_store(TEXTS * 3, tokenizer, 16)
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("chunk", [1, 5, 12])
+def test_chunks_are_joined_in_order(tokenizer, tmp_path, monkeypatch, chunk, cached):
+    whole = build_store(TEXTS * 3, tokenizer, 4)
+    monkeypatch.setattr("ltrec_jax.text.store._CHUNK", chunk)
+    parts = build_store(TEXTS * 3, tokenizer, 4, tmp_path if cached else None)
     np.testing.assert_array_equal(parts.values, whole.values)
     np.testing.assert_array_equal(parts.offsets, whole.offsets)
+    assert (parts.values.dtype, parts.offsets.dtype) == (np.int32, np.int64)
+    assert parts.truncated == whole.truncated == 3
 
 
-def test_no_texts_give_an_empty_store(tokenizer):
-    store = build_store([], tokenizer, 16)
+def test_memory_does_not_grow_with_the_tokens_of_a_cached_store(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("ltrec_jax.text.store._CHUNK", 500)
+    monkeypatch.setattr("ltrec_jax.storage._CHUNK", 4096)
+
+    def peak(count, cache):
+        texts = ["the comet and the planet " * 6] * count
+        tracemalloc.start()
+        build_store(texts, tokenizer, 32, cache)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    tokens = (8000 - 2000) * 32 * 4
+    assert peak(8000, tmp_path) - peak(2000, tmp_path) < tokens / 2
+    assert peak(8000, None) - peak(2000, None) > tokens
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_no_texts_give_an_empty_store(tokenizer, tmp_path, cached):
+    store = build_store([], tokenizer, 16, tmp_path if cached else None)
     assert len(store) == 0
     assert store.lengths.tolist() == []
