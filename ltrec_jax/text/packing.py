@@ -20,16 +20,21 @@ def pack(lengths_K: np.ndarray, row_length: int) -> tuple[np.ndarray, np.ndarray
         raise ValueError(f"a text of {int(lengths.max())} tokens does not fit a row of {row_length}")
     row, start = np.zeros(len(lengths), np.int32), np.zeros(len(lengths), np.int32)
     by_space: list[list[int]] = [[] for _ in range(row_length + 1)]
+    occupied = 0  # bit s: some row has space s; the tightest fit is then a shift and a lowest set bit, not a search
     rows = 0
     for text in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[text])
-        space = next((s for s in range(length, row_length + 1) if by_space[s]), None)
-        if space is None:
-            space, place, rows = row_length, rows, rows + 1
-        else:
+        fitting = occupied >> length
+        if fitting:
+            space = length + (fitting & -fitting).bit_length() - 1
             place = by_space[space].pop()
+            if not by_space[space]:
+                occupied ^= 1 << space
+        else:
+            space, place, rows = row_length, rows, rows + 1
         row[text], start[text] = place, row_length - space
         by_space[space - length].append(place)
+        occupied |= 1 << (space - length)
     return row, start
 
 
