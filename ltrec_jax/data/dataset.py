@@ -128,6 +128,18 @@ class Dataset:
             write_description(directory, self.name, recorded, dict(self.info))
         return Dataset.load(path)
 
+    @staticmethod
+    def from_pandas(
+        interactions: pd.DataFrame,
+        items: pd.DataFrame | None = None,
+        users: pd.DataFrame | None = None,
+        **settings: Any,
+    ) -> "Dataset":
+        """The dataset of data frames of events, items and users: see `prepare.from_pandas` for rules and settings."""
+        from ltrec_jax.data import prepare
+
+        return prepare.from_pandas(interactions, items, users, **settings)
+
     @classmethod
     def load(cls, path: Path) -> "Dataset":
         """Open a dataset directory; the interaction columns are memory-mapped. Anything missing or damaged is named."""

@@ -21,7 +21,7 @@ import numpy as np
 from ltrec_jax import storage
 from ltrec_jax.data import columns as names
 from ltrec_jax.data import dataset as datasets
-from ltrec_jax.data import ingest, relations, validate
+from ltrec_jax.data import ingest, loading, relations, validate
 from ltrec_jax.data.dataset import Dataset, Interactions
 from ltrec_jax.data.engines import DuckEngine, Engine
 from ltrec_jax.data.prepare_options import ColumnMap, PrepareOptions, options_from_dict
@@ -192,7 +192,7 @@ def _read_interactions(
         found = _guess(layout, guesses) if named is None else named
         if found:
             chosen[column] = _choose(layout, found, (), column)
-    ingest.load(connection, layout, "interactions", chosen)
+    loading.load(connection, layout, "interactions", chosen)
     return validate.judge_interactions(connection, layout, chosen, options.scale, options.max_rejected)
 
 
@@ -214,7 +214,7 @@ def _read_table(
     for column in wanted or layout.columns:
         if column not in (key_column, key, "_row"):
             chosen[column] = column
-    ingest.load(connection, layout, kind, chosen, typed=layout.is_text)
+    loading.load(connection, layout, kind, chosen, typed=layout.is_text)
     return validate.judge_table(connection, layout, kind, key, options.max_rejected, list(chosen))
 
 

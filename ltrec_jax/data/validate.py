@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltrec_jax.data import columns
-from ltrec_jax.data.ingest import SHIFT, Layout, name
+from ltrec_jax.data.ingest import Layout, name
 from ltrec_jax.data.lines import lines_of
+from ltrec_jax.data.loading import SHIFT
 from ltrec_jax.data.sources.reading import run, text
 from ltrec_jax.errors import UserError
 
@@ -56,7 +57,7 @@ def judge_interactions(
 
     Ids that are whole numbers in the file are BIGINT, others VARCHAR.
 
-    Reads the relation `interactions` that `ingest.load` made with the columns `chosen`; lists the others in `rejected`.
+    Reads the relation `interactions` that `loading.load` made of the columns `chosen`; the others go to `rejected`.
     """
     kinds = {n: kind for n, kind, *_ in connection.execute("DESCRIBE interactions").fetchall()}
     user, item = (_identifier(key, kinds[key]) for key in (columns.USER_ID, columns.ITEM_ID))
@@ -97,7 +98,7 @@ def judge_table(
 ) -> Judged:
     """Make `<table>_kept` of the rows with a `key` that no earlier row has; lists the others in `rejected`.
 
-    Reads the relation `table` that `ingest.load` made with the columns `names` (`key` among them).
+    Reads the relation `table` that `loading.load` made with the columns `names` (`key` among them).
     Missing texts are "".
     """
     kinds = {n: kind for n, kind, *_ in connection.execute(f"DESCRIBE {table}").fetchall()}

@@ -137,7 +137,7 @@ def test_every_way_to_write_a_table_gives_the_same_dataset(way, plain, tmp_path)
 
 
 def test_data_frames_give_the_same_dataset(plain):
-    found = from_pandas(EVENTS, ITEMS, name="frames")
+    found = Dataset.from_pandas(EVENTS, ITEMS, name="frames")
     assert same(found, plain)
     assert found.fingerprint == plain.fingerprint
     assert found.name == "frames"
