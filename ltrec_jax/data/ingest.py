@@ -38,8 +38,21 @@ IS_OBJECT = "coalesce(CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT'
 
 
 @dataclasses.dataclass(frozen=True)
+class Dialect:
+    """How a text file is written; `skip` lines come before the header, lines that begin with `comment` say nothing."""
+
+    delimiter: str
+    quote: str = ""
+    escape: str = ""
+    comment: str = ""
+    skip: int = 0
+    header: bool = False
+    encoding: str = "utf-8"
+
+
+@dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a table is written: its files, its columns with their DuckDB types, and for text files the dialect."""
+    """How a table is written: its files, its columns with their DuckDB types, for text files the dialect."""
 
     what: str
     kind: Kind
@@ -47,10 +60,7 @@ class Layout:
     columns: Mapping[str, str]
     reader: str
     """The DuckDB table function call (or name) that reads it; for JSON one column `line`."""
-    header: bool = False
-    delimiter: str = ""
-    quote: str = ""
-    encoding: str = "utf-8"
+    dialect: Dialect | None = None
 
     @property
     def is_text(self) -> bool:
@@ -170,10 +180,8 @@ def _inspect_json_lines(
     connection: "duckdb.DuckDBPyConnection", what: str, files: Sequence[Path], options: PrepareOptions
 ) -> Layout:
     """Every line of the files as one text column; the columns are all keys that occur."""
-    dialect = (_NO_DELIMITER, "", "", 0, False)
-    reader, looked_at = (
-        _csv_reader(files, ["line"], dialect, options.encoding, table) for table in (rejects_table(what), "looked_at")
-    )
+    dialect = Dialect(_NO_DELIMITER, encoding=options.encoding)
+    reader, looked_at = (_csv_reader(files, ["line"], dialect, table) for table in (rejects_table(what), "looked_at"))
     run(
         connection,
         f"""CREATE OR REPLACE TEMP TABLE found_keys AS SELECT key, min(place) AS place FROM (
@@ -185,7 +193,7 @@ def _inspect_json_lines(
     keys = [key for (key,) in connection.execute("SELECT key FROM found_keys ORDER BY place, key").fetchall()]
     if not keys:
         raise UserError(f"{what}: {files[0]} holds no JSON objects, one a line.")
-    return Layout(what, "jsonl", tuple(files), dict.fromkeys(keys, "VARCHAR"), reader, encoding=options.encoding)
+    return Layout(what, "jsonl", tuple(files), dict.fromkeys(keys, "VARCHAR"), reader, dialect)
 
 
 def _inspect_delimited(
@@ -195,48 +203,41 @@ def _inspect_delimited(
     options: PrepareOptions,
     expected: Sequence[str],
 ) -> Layout:
-    first: tuple[Any, ...] | None = None
-    for file in files:
-        sniffed = _sniff(connection, what, file, options, options.header)
-        if not sniffed[-2] and options.header is None:
-            # Where everything is text the sniffer cannot tell a header from data: names it should have tell it.
-            assumed = _sniff(connection, what, file, options, True)
-            if sum(column.strip().lower() in expected for column in assumed[-1]) >= min(2, len(assumed[-1])):
-                sniffed = assumed
-        if first is not None and sniffed[-1] != first[-1]:
+    dialect, names = _sniff_with_header(connection, what, files[0], options, expected)
+    for file in files[1:]:
+        _, others = _sniff_with_header(connection, what, file, options, expected)
+        if others != names:
             raise UserError(
-                f"{what}: {file} has the columns {', '.join(sniffed[-1])}, {files[0]} has {', '.join(first[-1])}. "
+                f"{what}: {file} has the columns {', '.join(others)}, {files[0]} has {', '.join(names)}. "
                 "Shards must have the same columns."
             )
-        first = first or sniffed
-    assert first is not None
-    *dialect, names = first
-    delimiter, quote, _, _, header = dialect
-    reader = _csv_reader(files, names, tuple(dialect), options.encoding, rejects_table(what))
-    return Layout(
-        what,
-        "csv",
-        tuple(files),
-        dict.fromkeys(names, "VARCHAR"),
-        reader,
-        header=header,
-        delimiter=delimiter,
-        quote=quote,
-        encoding=options.encoding,
-    )
+    reader = _csv_reader(files, names, dialect, rejects_table(what))
+    return Layout(what, "csv", tuple(files), dict.fromkeys(names, "VARCHAR"), reader, dialect)
+
+
+def _sniff_with_header(
+    connection: "duckdb.DuckDBPyConnection", what: str, file: Path, options: PrepareOptions, expected: Sequence[str]
+) -> tuple[Dialect, list[str]]:
+    dialect, names = _sniff(connection, what, file, options, options.header)
+    if not dialect.header and options.header is None:
+        # Where everything is text the sniffer cannot tell a header from data: names it should have tell it.
+        assumed, found = _sniff(connection, what, file, options, True)
+        if sum(column.strip().lower() in expected for column in found) >= min(2, len(found)):
+            return assumed, found
+    return dialect, names
 
 
 def _sniff(
     connection: "duckdb.DuckDBPyConnection", what: str, file: Path, options: PrepareOptions, header: bool | None
-) -> tuple[Any, ...]:
-    """(delimiter, quote, escape, lines to skip, header, names) of one delimited file, by DuckDB's sniffer."""
+) -> tuple[Dialect, list[str]]:
+    """The dialect and the column names of one delimited file, by DuckDB's sniffer."""
     import duckdb
 
     told = "" if options.delimiter is None else f", delim = {text(options.delimiter)}"
     told += "" if header is None else f", header = {header}"
     try:
         (found,) = connection.execute(
-            f"""SELECT Delimiter, Quote, Escape, SkipRows, HasHeader, Columns FROM sniff_csv({text(str(file))},
+            f"""SELECT Delimiter, Quote, Escape, Comment, SkipRows, HasHeader, Columns FROM sniff_csv({text(str(file))},
                 ignore_errors = true, encoding = {text(options.encoding)}{told})"""
         ).fetchall()
     except duckdb.Error as error:
@@ -244,22 +245,21 @@ def _sniff(
             f"{what}: cannot tell how {file} is written. Give `delimiter`, `header` and `encoding`. "
             f"({' '.join(str(error).split())[:200]})"
         ) from error
-    delimiter, quote, escape, skip, has_header, columns = found
-    quote, escape = ("" if value == "(empty)" else value for value in (quote, escape))
+    delimiter, *marks, skip, has_header, columns = found
+    quote, escape, comment = ("" if mark == "(empty)" else mark for mark in marks)
     if not quote and delimiter in ",;":
         # The lines looked at held no quotes; later ones may.
         quote = escape = '"'
-    return delimiter, quote, escape, int(skip), bool(has_header), [column["name"] for column in columns]
+    dialect = Dialect(delimiter, quote, escape, comment, int(skip), bool(has_header), options.encoding)
+    return dialect, [column["name"] for column in columns]
 
 
-def _csv_reader(
-    files: Sequence[Path], names: Sequence[str], dialect: tuple[str, str, str, int, bool], encoding: str, rejects: str
-) -> str:
+def _csv_reader(files: Sequence[Path], names: Sequence[str], dialect: Dialect, rejects: str) -> str:
     """The call that reads delimited files as text; broken lines go to the table `rejects`."""
-    delimiter, quote, escape, skip, header = dialect
     listed = ", ".join(f"{text(column)}: 'VARCHAR'" for column in names)
-    return f"""read_csv({_list(files)}, auto_detect = false, columns = {{{listed}}}, delim = {text(delimiter)},
-        quote = {text(quote)}, escape = {text(escape)}, header = {header}, skip = {skip}, encoding = {text(encoding)},
+    return f"""read_csv({_list(files)}, auto_detect = false, columns = {{{listed}}}, delim = {text(dialect.delimiter)},
+        quote = {text(dialect.quote)}, escape = {text(dialect.escape)}, comment = {text(dialect.comment)},
+        header = {dialect.header}, skip = {dialect.skip}, encoding = {text(dialect.encoding)},
         strict_mode = true, store_rejects = true, rejects_table = {text(rejects)},
         rejects_scan = {text(rejects + "_scans")}, rejects_limit = 0)"""
 

@@ -13,6 +13,8 @@ from typing import IO
 
 import numpy as np
 
+from ltrec_jax.data.ingest import Dialect
+
 _CHUNK = 1 << 20
 
 
@@ -22,10 +24,7 @@ def lines_of(
     broken: np.ndarray,
     *,
     total: int,
-    header: bool,
-    delimiter: str,
-    quote: str,
-    encoding: str,
+    dialect: Dialect,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Line numbers (from 1) of accepted records and of broken ones.
 
@@ -33,12 +32,13 @@ def lines_of(
     own record numbers, from 1 and with the header, of all those it did not take.
     """
     broken = np.sort(broken)
-    if _count_lines(path) == total + len(broken) + header:
+    header = dialect.header
+    if dialect.skip == 0 and _count_lines(path) == total + len(broken) + header:
         # The record number of accepted k: every broken one before it shifts it by one.
         record = accepted + 1 + header
         shift = np.searchsorted(broken - np.arange(len(broken)), record, side="right")
         return record + shift, broken
-    starts, blank = _record_starts(path, delimiter, quote, encoding)
+    starts, blank = _record_starts(path, dialect)
     number = np.arange(1, len(starts) + 1)
     taken = number[~blank & ~np.isin(number, broken)][header:]
     inside = np.clip(broken - 1, 0, len(starts) - 1)
@@ -54,22 +54,27 @@ def _count_lines(path: Path) -> int:
     return count + (last != b"\n")
 
 
-def _record_starts(path: Path, delimiter: str, quote: str, encoding: str) -> tuple[np.ndarray, np.ndarray]:
-    """The line on which each record starts, int64[records], and whether it is blank."""
+def _record_starts(path: Path, dialect: Dialect) -> tuple[np.ndarray, np.ndarray]:
+    """The line on which each record starts, int64[records], and whether it says nothing (blank, comment, skipped)."""
     starts, blank, end = [], [], 0
     with _open(path) as stream:
-        readable = io.TextIOWrapper(stream, encoding=encoding, errors="replace", newline="")
-        if len(delimiter) == 1 and quote:
-            reader = csv.reader(readable, delimiter=delimiter, quotechar=quote)
+        readable = io.TextIOWrapper(stream, encoding=dialect.encoding, errors="replace", newline="")
+        if len(dialect.delimiter) == 1 and dialect.quote:
+            reader = csv.reader(readable, delimiter=dialect.delimiter, quotechar=dialect.quote)
             for row in reader:
                 starts.append(end + 1)
-                blank.append(not row)
+                blank.append(not row or _is_comment(row[0], dialect))
                 end = reader.line_num
         else:
             for number, row_text in enumerate(readable, start=1):
                 starts.append(number)
-                blank.append(not row_text.strip("\r\n"))
+                blank.append(not row_text.strip("\r\n") or _is_comment(row_text, dialect))
+    blank[: dialect.skip] = [True] * dialect.skip
     return np.array(starts, np.int64), np.array(blank, bool)
+
+
+def _is_comment(start: str, dialect: Dialect) -> bool:
+    return bool(dialect.comment) and start.startswith(dialect.comment)
 
 
 @contextlib.contextmanager

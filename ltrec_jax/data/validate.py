@@ -238,6 +238,7 @@ def _list_rejected(connection: "duckdb.DuckDBPyConnection", layout: Layout, tabl
 
 
 def _resolve_lines(connection: "duckdb.DuckDBPyConnection", layout: Layout, table: str) -> None:
+    assert layout.dialect is not None
     extents = connection.execute(f"SELECT _file, min(rowid), count(*) FROM {table}_text GROUP BY _file").fetchall()
     extent = {file: (first, total) for file, first, total in extents}
     files = connection.execute(
@@ -252,10 +253,7 @@ def _resolve_lines(connection: "duckdb.DuckDBPyConnection", layout: Layout, tabl
             order - first,
             broken,
             total=total,
-            header=layout.header,
-            delimiter=layout.delimiter,
-            quote=layout.quote,
-            encoding=layout.encoding,
+            dialect=layout.dialect,
         )
         for target, old, new in ((f"{table}_lines", order, lines), (f"{table}_broken_lines", broken, broken_lines)):
             if len(old):

@@ -245,6 +245,17 @@ def test_lines_are_right_after_blank_lines_and_line_breaks_in_quotes(tmp_path):
     assert len(rejected(tmp_path / "out")) == 3
 
 
+def test_comments_are_passed_over_and_counted_as_lines(tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_text("# from the shop\n# 2024\nuser,item,rating\n1,a,3\n# a break\n1,b,x\n2,a\n2,b,4\n")
+    found = prepare(path, out=tmp_path / "out", options=PrepareOptions(max_rejected=1.0))
+    assert len(found.interactions) == 2
+    assert dict(zip(*(rejected(tmp_path / "out")[c] for c in ("line", "reason")), strict=True)) == {
+        6: "rating is not a number",
+        7: "bad line (too few columns)",
+    }
+
+
 def test_bad_encoding_is_rejected_by_line_and_the_right_encoding_helps(tmp_path):
     path = tmp_path / "events.csv"
     good = "".join(f"{n},a,3\n" for n in range(5))
