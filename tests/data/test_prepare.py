@@ -489,6 +489,18 @@ def test_a_template_is_recorded_and_its_columns_are_checked():
         from_pandas(EVENTS, ITEMS, options=PrepareOptions(template="{plot}"))
 
 
+def test_a_failure_at_the_last_step_leaves_the_old_output(plain, tmp_path, monkeypatch):
+    def fail(*args, **settings):
+        raise RuntimeError("at the end")
+
+    monkeypatch.setattr("ltrec_jax.data.dataset.write_description", fail)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="at the end"):
+        prepare(tmp_path / "plain.csv", out=plain.path, replace=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert same(Dataset.load(plain.path), plain)
+
+
 def _run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     return subprocess.run(

@@ -19,7 +19,7 @@ RATINGS = st.one_of(
 )
 TIMES = st.one_of(st.integers(-2, 9).map(str), st.sampled_from(["", "soon", "2020-01-01", "1577836800000"]))
 ROWS = st.lists(st.tuples(IDS, IDS, RATINGS, TIMES), min_size=1, max_size=40)
-FAST = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FAST = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SCALE = (1.0, 5.0)
 
 
