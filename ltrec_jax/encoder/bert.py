@@ -16,7 +16,7 @@ from ltrec_jax.types import Array, PyTree
 
 
 class Dense(nn.Module):
-    """activation(x W + b) over the last axis; parameters `kernel` [I, O] and `bias` [O]."""
+    """activation(x W + b) over the last axis; parameters `kernel` [I, O] and `bias` [O] (int8: see `inference`)."""
 
     inputs: int
     outputs: int
@@ -24,11 +24,22 @@ class Dense(nn.Module):
     activation: str = "none"
 
     def setup(self) -> None:
-        self.kernel = self.param("kernel", nn.initializers.normal(0.02), (self.inputs, self.outputs))
+        shape = (self.inputs, self.outputs)
         self.bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
+        if self.policy == "int8":
+            self.kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.int8)
+            self.kernel_scale = self.param("kernel_scale", nn.initializers.ones, (self.outputs,))
+            self.input_scale = self.param("input_scale", nn.initializers.ones, (self.inputs,))
+        else:
+            self.kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y_NxO = dense.affine(x.reshape(-1, self.inputs), self.kernel, self.bias, self.policy, self.activation)
+        x_NxI = x.reshape(-1, self.inputs)
+        if self.policy == "int8":
+            scales = self.kernel_scale, self.input_scale
+            y_NxO = dense.affine_int8(x_NxI, self.kernel, *scales, self.bias, self.activation)
+        else:
+            y_NxO = dense.affine(x_NxI, self.kernel, self.bias, self.policy, self.activation)
         return y_NxO.reshape(*x.shape[:-1], self.outputs)
 
 
@@ -147,28 +158,48 @@ class Layer(nn.Module):
 
 
 class LayerStack(nn.Module):
-    """The layers under the names "0", "1", ...: `encoder/layer/<i>` in the tree."""
+    """The layers under the names "0", "1", ...: `encoder/layer/<i>` in the tree, however they are run."""
 
     config: EncoderConfig
     policy: dense.Policy
+    remat: bool
+    scan: bool
 
     def setup(self) -> None:
-        self.layers = [Layer(self.config, self.policy, name=str(i)) for i in range(self.config.num_layers)]
+        layer = nn.remat(Layer, static_argnums=(3,)) if self.remat else Layer
+        self.layers = [layer(self.config, self.policy, name=str(i)) for i in range(self.config.num_layers)]
 
     def __call__(
-        self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, first: int, last: int, deterministic: bool
+        self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, first: int, last: int | None, deterministic: bool
     ) -> jax.Array:
+        if self.scan and not self.is_initializing():
+            return self._scan(hidden_RxLxE, mask_RxLxL, range(self.config.num_layers)[first:last], deterministic)
         for layer in self.layers[first:last]:
             hidden_RxLxE = layer(hidden_RxLxE, mask_RxLxL, deterministic)
         return hidden_RxLxE
+
+    def _scan(self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, chosen: range, deterministic: bool) -> jax.Array:
+        """One compiled layer, run over the layers' stacked parameters: compiles faster, copies the weights once."""
+        params = self.variables["params"]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[str(i)] for i in chosen))
+        keys = None if deterministic else jax.random.split(self.make_rng("dropout"), len(chosen))
+        layer = Layer(self.config, self.policy, parent=None)
+
+        def run(hidden_RxLxE: jax.Array, each: tuple[PyTree, jax.Array | None]) -> tuple[jax.Array, None]:
+            rngs = None if deterministic else {"dropout": each[1]}
+            return layer.apply({"params": each[0]}, hidden_RxLxE, mask_RxLxL, deterministic, rngs=rngs), None
+
+        return jax.lax.scan(jax.checkpoint(run) if self.remat else run, hidden_RxLxE, (stacked, keys))[0]
 
 
 class Stack(nn.Module):
     config: EncoderConfig
     policy: dense.Policy
+    remat: bool
+    scan: bool
 
     def setup(self) -> None:
-        self.layer = LayerStack(self.config, self.policy)
+        self.layer = LayerStack(self.config, self.policy, self.remat, self.scan)
 
     def __call__(self, *args: Any) -> jax.Array:
         return self.layer(*args)
@@ -191,15 +222,18 @@ class Bert(nn.Module):
     `segment_ids` are integers; 0 is padding, and a token attends only to tokens of its row with the same segment id.
     The one rule serves padded rows (all ones, then zeros) and packed rows (1, 1, 2, 2, 2, 0, 0). Hidden states of
     padding are finite and mean nothing. A segment must not be longer than `config.max_positions`.
-    Training passes `deterministic=False` and `rngs={"dropout": key}`.
+    Training passes `deterministic=False` and `rngs={"dropout": key}`. `remat` keeps no activations inside a layer and
+    computes them again backwards; `scan` compiles one layer for all. Neither changes the parameter tree or the result.
     """
 
     config: EncoderConfig
     policy: dense.Policy = "float32"
+    remat: bool = False
+    scan: bool = False
 
     def setup(self) -> None:
         self.embeddings = Embeddings(self.config)
-        self.encoder = Stack(self.config, self.policy)
+        self.encoder = Stack(self.config, self.policy, self.remat, self.scan)
         if self.config.has_pooler:
             self.pooler = Pooler(self.config, self.policy)
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ltrec_jax.encoder import dense, pooling
 from ltrec_jax.encoder.bert import Bert
 from ltrec_jax.encoder.config import EncoderConfig
+from ltrec_jax.encoder.inference import prepare
 from ltrec_jax.encoder.pooling import Pooling
 from ltrec_jax.encoder.weights import Encoder
 from ltrec_jax.text import packing
@@ -41,7 +42,7 @@ def encode_catalogue(
     if len(lengths) and lengths.max() > encoder.config.max_positions:
         raise ValueError(f"a text has {lengths.max()} tokens, the encoder reads {encoder.config.max_positions}")
     first, inverse = distinct_texts(tokens)
-    params = dense.prepare(jax.tree.map(jnp.asarray, encoder.params), policy)
+    params = prepare(jax.tree.map(jnp.asarray, encoder.params), policy)
     encode = _compiled_encode(encoder.config, policy, encoder.pooling, encoder.normalize)
     vectors = np.zeros((len(first), encoder.config.hidden_size), np.float32)
     waiting: collections.deque[tuple[np.ndarray, jax.Array]] = collections.deque()

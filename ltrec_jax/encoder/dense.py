@@ -1,7 +1,8 @@
 """Products with the dtype policy, and what a platform needs to run them fast. Out of scope: what is multiplied.
 
 A policy names the operands of the large products; accumulation, bias, activation and everything outside the product
-stay float32. "float32": float32 operands. "bfloat16": operands rounded to bfloat16, float32 result.
+stay float32. "float32": float32 operands. "bfloat16": operands rounded to bfloat16, float32 result. "int8", for
+inference alone: weights quantised once per output channel, inputs per row as they come, int32 sums.
 
 Figures in comments: MiniLM's shapes (E=384, F=1536, 12 heads), 1,024 tokens, 2 cores with AMX, medians.
 """
@@ -14,10 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from ltrec_jax.types import PyTree
-
-Policy = Literal["float32", "bfloat16"]
-POLICIES: tuple[Policy, ...] = ("float32", "bfloat16")
+Policy = Literal["float32", "bfloat16", "int8"]
+TRAINING_POLICIES: tuple[Policy, ...] = ("float32", "bfloat16")
 
 _ROWS = ((1,), (0,))  # [N, I] x [I, O]
 _TRANSPOSED = ((1,), (1,))  # [N, O] x [I, O]
@@ -30,13 +29,24 @@ def operand(x: jax.Array, policy: Policy) -> jax.Array:
     return x.astype(jnp.bfloat16) if policy == "bfloat16" else x
 
 
-def prepare(params: PyTree, policy: Policy) -> PyTree:
-    """Parameters with every kernel stored as the policy's operand: for inference, so that no call casts them again."""
+def quantise(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """(int8, scale) with x = int8 * scale and one symmetric scale per slice along `axis`; zeros stay zeros."""
+    scale = jnp.abs(x).max(axis=axis, keepdims=True) / 127.0
+    return jnp.round(x / jnp.where(scale > 0.0, scale, 1.0)).astype(jnp.int8), scale
 
-    def convert(path: tuple, leaf: jax.Array) -> jax.Array:
-        return operand(leaf, policy) if path[-1].key == "kernel" else leaf
 
-    return jax.tree_util.tree_map_with_path(convert, params)
+def affine_int8(
+    x_NxI: jax.Array,
+    kernel_IxO: jax.Array,
+    kernel_scale_O: jax.Array,
+    input_scale_I: jax.Array,
+    bias_O: jax.Array,
+    activation: str = "none",
+) -> jax.Array:
+    """`affine` with a quantised kernel (see `inference`): x is scaled, then quantised row by row. No gradient."""
+    rounded_NxI, scale_Nx1 = quantise(x_NxI * input_scale_I[None, :], axis=1)
+    sums_NxO = jax.lax.dot(rounded_NxI, kernel_IxO, preferred_element_type=jnp.int32)
+    return _activate(sums_NxO.astype(jnp.float32) * scale_Nx1 * kernel_scale_O[None, :], bias_O, activation)
 
 
 def _product(left: jax.Array, right: jax.Array, contracted: tuple[tuple[int], tuple[int]], policy: Policy) -> jax.Array:

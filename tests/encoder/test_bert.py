@@ -83,7 +83,7 @@ def test_gradients_equal_pytorch(torch_stored: Any) -> None:
     assert compared == sum(name.startswith("grad.") for name in stored.expected)
 
 
-@pytest.mark.parametrize("policy", dense.POLICIES)
+@pytest.mark.parametrize("policy", dense.TRAINING_POLICIES)
 def test_packed_equals_unpacked(torch_stored: Any, policy: dense.Policy) -> None:
     lengths = torch_stored.mask.sum(axis=1)
     unpacked = apply(torch_stored, torch_stored.ids, torch_stored.mask, policy=policy)
@@ -206,3 +206,38 @@ def test_eleven_layers_run_in_numeric_order() -> None:
         norm["scale"], norm["bias"] = np.ones(4, np.float32), np.full(4, i, np.float32)
     hidden = jax.jit(Bert(config).apply)({"params": noisy}, jnp.array([[1, 2]]), jnp.ones((1, 2), jnp.int32))
     np.testing.assert_allclose(hidden.mean(-1), 10.0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("remat", "scan"), [(True, False), (False, True), (True, True)])
+def test_remat_and_scan_change_nothing(tiny_bert: Any, remat: bool, scan: bool) -> None:
+    def run(bert: Bert) -> Any:
+        def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+            hidden = bert.apply({"params": params}, tiny_bert.ids, tiny_bert.mask)
+            return jnp.sum(tiny_bert.expected["weights"] * hidden), hidden
+
+        return jax.jit(jax.grad(loss, has_aux=True))(tiny_bert.encoder.params)
+
+    plain_gradient, plain_hidden = run(Bert(tiny_bert.encoder.config))
+    gradient, hidden = run(Bert(tiny_bert.encoder.config, remat=remat, scan=scan))
+    close(hidden, np.asarray(plain_hidden), 1e-6)
+    assert jax.tree.structure(gradient) == jax.tree.structure(plain_gradient)
+    for one, two in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain_gradient), strict=True):
+        close(one, np.asarray(two), 1e-5)
+
+
+def test_scan_initialises_the_same_tree_runs_parts_and_drops_out(tiny_bert: Any) -> None:
+    config, params = tiny_bert.encoder.config, {"params": tiny_bert.encoder.params}
+    bert = Bert(config, scan=True)
+    tree = jax.eval_shape(lambda: bert.init(jax.random.key(0), tiny_bert.ids, tiny_bert.mask)["params"])
+    assert jax.tree.structure(tree) == jax.tree.structure(tiny_bert.encoder.params)
+    entering = tiny_bert.expected["hidden.1"]
+    part = bert.apply(params, entering, tiny_bert.mask, 1, 2, method="run_layers")
+    close(part[tiny_bert.real], tiny_bert.expected["hidden.2"][tiny_bert.real], PART)
+
+    @jax.jit
+    def dropped(key: jax.Array) -> jax.Array:
+        return bert.apply(params, tiny_bert.ids, tiny_bert.mask, deterministic=False, rngs={"dropout": key})
+
+    one, again, other = (dropped(jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert float(jnp.abs(one - other).max()) > 0.1

