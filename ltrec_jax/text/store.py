@@ -126,6 +126,8 @@ def _values_header(stream: BinaryIO, count: int) -> None:
 
 def _open(place: Path, count: int) -> TokenStore:
     description = storage.read_json(place / "store.json")
+    if not isinstance(description, dict) or not {"sha256", "truncated"} <= description.keys():
+        raise UserError(f"{place / 'store.json'} is damaged: it lacks its entries.")
     for name, digest in description["sha256"].items():
         if not (place / name).is_file() or storage.sha256_file(place / name) != digest:
             raise UserError(f"{place / name} is missing or changed.")
