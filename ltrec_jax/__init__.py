@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ltrec_jax.data.sources import available as available
     from ltrec_jax.data.splits import make as split  # noqa: F401
     from ltrec_jax.errors import UserError as UserError
-    from ltrec_jax.evaluate.report import Report as Report
+    from ltrec_jax.evaluation.report import Report as Report
     from ltrec_jax.experiment import evaluate as evaluate
     from ltrec_jax.experiment import load as load
     from ltrec_jax.serve.service import Recommendation as Recommendation
@@ -40,7 +40,7 @@ _HOMES = {
     "Dataset": ("ltrec_jax.data.dataset", "Dataset"),
     "Interactions": ("ltrec_jax.data.dataset", "Interactions"),
     "Recommendation": ("ltrec_jax.serve.service", "Recommendation"),
-    "Report": ("ltrec_jax.evaluate.report", "Report"),
+    "Report": ("ltrec_jax.evaluation.report", "Report"),
     "Split": ("ltrec_jax.data.dataset", "Split"),
     "UserError": ("ltrec_jax.errors", "UserError"),
     "available": ("ltrec_jax.data.sources", "available"),

@@ -14,8 +14,8 @@ from ltrec_jax.data import columns, sources, splits
 from ltrec_jax.data.dataset import Dataset, Split
 from ltrec_jax.data.popularity import popularity
 from ltrec_jax.errors import UserError
-from ltrec_jax.evaluate import report
-from ltrec_jax.evaluate.report import Report
+from ltrec_jax.evaluation import report
+from ltrec_jax.evaluation.report import Report
 from ltrec_jax.serve.service import Recommendation, recommend
 from ltrec_jax.train.fit import FROZEN_TEXT, REFIT, fit, load_run_config
 from ltrec_jax.train.tracking import read_rows

@@ -11,7 +11,7 @@ from rich.table import Table
 from ltrec_jax import experiment
 from ltrec_jax.config import Config
 from ltrec_jax.data import columns
-from ltrec_jax.evaluate.report import print_report
+from ltrec_jax.evaluation.report import print_report
 from ltrec_jax.serve.service import Recommendation
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import ltrec_jax
+
 PACKAGE = Path(__file__).parent.parent / "ltrec_jax"
 # Rooms from the ground up. A room imports rooms of lower rows, of its own row only where that row says so.
 ROWS = [
@@ -16,7 +18,7 @@ ROWS = [
     {"model", "objectives"},
     {"solve"},
     {"baselines", "bundle"},
-    {"evaluate"},
+    {"evaluation"},
     {"train"},
     {"serve"},
     {"experiment"},
@@ -27,7 +29,7 @@ ROWS = [
 LEVEL = {room: level for level, rooms in enumerate(ROWS) for room in rooms}
 # Beyond the row order: the evaluator sees scores and data, the service never a trainer, an objective no model.
 ONLY = {
-    "evaluate": {"errors", "types", "storage", "topk", "page", "data", "version"},
+    "evaluation": {"errors", "types", "storage", "topk", "page", "data", "version"},
     "objectives": {"errors", "types"},
 }
 NEVER = {"serve": {"train"}}
@@ -111,6 +113,11 @@ def test_no_cycle_between_modules():
 
     for name in graph:
         visit(name, [])
+
+
+def test_no_public_name_is_a_room():
+    """Importing a room sets it as an attribute of the package, in place of a function of the same name."""
+    assert not set(ltrec_jax.__all__) & {room(p) for p in FILES}
 
 
 def test_no_room_is_called_utils():

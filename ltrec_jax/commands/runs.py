@@ -80,7 +80,7 @@ class Evaluate:
         from rich.console import Console
 
         from ltrec_jax import experiment
-        from ltrec_jax.evaluate.report import print_report
+        from ltrec_jax.evaluation.report import print_report
 
         report, _ = experiment.evaluate_run(self.run_directory)
         print_report(report, Console())

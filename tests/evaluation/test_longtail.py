@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ltrec_jax.evaluate import longtail
+from ltrec_jax.evaluation import longtail
 
 LISTS = np.array([[0, 1], [0, 2], [0, -1]], np.int32)
 COUNTS = np.array([8, 4, 2, 2, 0])

@@ -9,8 +9,8 @@ import pytest
 
 from ltrec_jax.baselines import popularity
 from ltrec_jax.errors import UserError
-from ltrec_jax.evaluate import report, slices
-from ltrec_jax.evaluate.significance import NOTHING
+from ltrec_jax.evaluation import report, slices
+from ltrec_jax.evaluation.significance import NOTHING
 
 
 def evaluate(world, models=None, **options):

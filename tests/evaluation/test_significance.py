@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from ltrec_jax.evaluate import significance
-from ltrec_jax.evaluate.significance import UserSums
+from ltrec_jax.evaluation import significance
+from ltrec_jax.evaluation.significance import UserSums
 
 
 def mean_of(values):

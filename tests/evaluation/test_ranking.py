@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ltrec_jax.data.history import history
-from ltrec_jax.evaluate import ranking
+from ltrec_jax.evaluation import ranking
 
 
 def test_targets_are_positive_distinct_and_not_in_the_history(new_world):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ltrec_jax.evaluate.results import (
+from ltrec_jax.evaluation.results import (
     BETTER,
     OVERALL,
     UNCLEAR,

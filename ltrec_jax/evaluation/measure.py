@@ -14,11 +14,11 @@ import tqdm
 from ltrec_jax.data.dataset import Interactions, Split
 from ltrec_jax.data.history import History, history
 from ltrec_jax.errors import UserError
-from ltrec_jax.evaluate import accuracy, longtail, ranking, rating
-from ltrec_jax.evaluate.ranking import Lists, Targets
-from ltrec_jax.evaluate.results import GROUP, OVERALL
-from ltrec_jax.evaluate.significance import UserSums
-from ltrec_jax.evaluate.slices import Slice
+from ltrec_jax.evaluation import accuracy, longtail, ranking, rating
+from ltrec_jax.evaluation.ranking import Lists, Targets
+from ltrec_jax.evaluation.results import GROUP, OVERALL
+from ltrec_jax.evaluation.significance import UserSums
+from ltrec_jax.evaluation.slices import Slice
 from ltrec_jax.types import Recommender
 
 

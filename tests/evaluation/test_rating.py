@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from ltrec_jax.evaluate import rating
+from ltrec_jax.evaluation import rating
 
 
 def test_sums_of_each_user_by_hand():

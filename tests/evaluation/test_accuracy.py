@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltrec_jax.evaluate import accuracy
+from ltrec_jax.evaluation import accuracy
 
 HITS = np.array([[False, True, False, True, False]])
 

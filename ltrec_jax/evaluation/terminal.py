@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ltrec_jax.evaluate.results import BETTER, SYMBOLS, WORSE, Cell, Report, label, legend, lower_is_better, number
+from ltrec_jax.evaluation.results import BETTER, SYMBOLS, WORSE, Cell, Report, label, legend, lower_is_better, number
 
 # Blue and orange can be told apart by colour-blind readers; the symbols say the same without colour.
 _STYLES = {BETTER: "blue", WORSE: "dark_orange3"}

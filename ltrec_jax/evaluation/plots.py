@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltrec_jax import page
-from ltrec_jax.evaluate.results import Report, label, lower_is_better
+from ltrec_jax.evaluation.results import Report, label, lower_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ltrec_jax.evaluate.results import GROUP, OVERALL
+from ltrec_jax.evaluation.results import GROUP, OVERALL
 
 ACTIVITY, POPULARITY = "activity", "popularity"
 ACTIVITY_NAMES = ("quiet", "medium", "active")

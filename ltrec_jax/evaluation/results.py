@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ltrec_jax.evaluate.significance import NOTHING, Estimate
+from ltrec_jax.evaluation.significance import NOTHING, Estimate
 
 OVERALL, GROUP = "overall", "group"
 SIGNIFICANT = 0.05

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ltrec_jax.evaluate import html as page_module
-from ltrec_jax.evaluate import plots, report, verdict
+from ltrec_jax.evaluation import html as page_module
+from ltrec_jax.evaluation import plots, report, verdict
 
 CURVE = [
     {"step": 1, "phase": "head", "epoch": 1.0, "train_rmse": 1.1},

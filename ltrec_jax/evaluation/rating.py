@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import tqdm
 
-from ltrec_jax.evaluate.significance import UserSums
+from ltrec_jax.evaluation.significance import UserSums
 from ltrec_jax.types import Array
 
 _BLOCK_PAIRS = 16_384

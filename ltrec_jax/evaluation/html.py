@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ltrec_jax import page
-from ltrec_jax.evaluate import plots, verdict
-from ltrec_jax.evaluate.results import SYMBOLS, Report, label, legend, lower_is_better, number
+from ltrec_jax.evaluation import plots, verdict
+from ltrec_jax.evaluation.results import SYMBOLS, Report, label, legend, lower_is_better, number
 
 _TEMPLATE = "report.html.j2"
 
@@ -60,4 +60,4 @@ def render(
         "legend": legend(report.primary),
         "lower_is_better": lower_is_better,
     }
-    return page.render("ltrec_jax.evaluate", _TEMPLATE, values, {"number": number, "label": label})
+    return page.render("ltrec_jax.evaluation", _TEMPLATE, values, {"number": number, "label": label})

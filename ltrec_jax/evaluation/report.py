@@ -11,9 +11,9 @@ import numpy as np
 
 from ltrec_jax import storage, topk
 from ltrec_jax.data.dataset import Split
-from ltrec_jax.evaluate import accuracy, html, measure, significance
-from ltrec_jax.evaluate import rating as rating_metrics
-from ltrec_jax.evaluate.results import (
+from ltrec_jax.evaluation import accuracy, html, measure, significance
+from ltrec_jax.evaluation import rating as rating_metrics
+from ltrec_jax.evaluation.results import (
     BETTER,
     GROUP,
     OVERALL,
@@ -27,9 +27,9 @@ from ltrec_jax.evaluate.results import (
     Report,
     lower_is_better,
 )
-from ltrec_jax.evaluate.significance import NOTHING, Bootstrap
-from ltrec_jax.evaluate.slices import ACTIVITY, ACTIVITY_NAMES, POPULARITY, popularity_bins, slices
-from ltrec_jax.evaluate.terminal import print_report
+from ltrec_jax.evaluation.significance import NOTHING, Bootstrap
+from ltrec_jax.evaluation.slices import ACTIVITY, ACTIVITY_NAMES, POPULARITY, popularity_bins, slices
+from ltrec_jax.evaluation.terminal import print_report
 from ltrec_jax.types import Recommender
 from ltrec_jax.version import __version__
 
