@@ -94,7 +94,7 @@ class SelfAttention(nn.Module):
         shape = (*hidden_RxLxE.shape[:2], c.num_heads, c.head_size)
         query, key, value = (f(hidden_RxLxE).reshape(shape) for f in (self.query, self.key, self.value))
         if deterministic or c.attention_dropout == 0.0:
-            context = attention.attention(query, key, value, mask_RxLxL)
+            context = attention.attention(query, key, value, mask_RxLxL, self.policy)
         else:
             context = attention.attention_with_dropout(
                 query, key, value, mask_RxLxL, lambda weights: self.dropout(weights, deterministic=False)

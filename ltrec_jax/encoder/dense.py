@@ -54,7 +54,10 @@ def _product(left: jax.Array, right: jax.Array, contracted: tuple[tuple[int], tu
     left, right = operand(left, policy), operand(right, policy)
 
     def anywhere(left: jax.Array, right: jax.Array) -> jax.Array:
-        return jax.lax.dot_general(left, right, (contracted, ((), ())), preferred_element_type=jnp.float32)
+        # Without it, GPU and TPU round float32 operands to TF32 or bfloat16.
+        precision = jax.lax.Precision.HIGHEST if policy == "float32" else None
+        dimensions = (contracted, ((), ()))
+        return jax.lax.dot_general(left, right, dimensions, precision, preferred_element_type=jnp.float32)
 
     def on_cpu(left: jax.Array, right: jax.Array) -> jax.Array:
         # Where a consumer wants the transpose, XLA lays the result out column by column, and for that layout the CPU

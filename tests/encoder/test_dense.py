@@ -1,5 +1,6 @@
 """Products, activations and attention against their plain formulas, with gradients, in every policy."""
 
+import functools
 import math
 from typing import Any
 
@@ -10,12 +11,16 @@ import pytest
 
 from ltrec_jax.encoder import attention, dense
 
-GENERATOR = np.random.default_rng(3)
 SHAPES = [(5, 16, 40), (5, 40, 16), (1, 8, 8), (64, 3, 1), (7, 1, 5)]
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_in_every_run() -> None:
+    np.random.seed(3)
+
+
 def normal(*shape: int) -> jax.Array:
-    return jnp.asarray(GENERATOR.normal(size=shape), jnp.float32)
+    return jnp.asarray(np.random.normal(size=shape), jnp.float32)
 
 
 def plain(x: jax.Array, kernel: jax.Array, bias: jax.Array, activation: str) -> jax.Array:
@@ -94,13 +99,22 @@ def test_attention_and_its_gradient() -> None:
     def total(f: Any) -> Any:
         return jax.jit(jax.value_and_grad(lambda *a: jnp.sum(weights * f(*a, mask)), argnums=(0, 1, 2)))
 
+    ours_float32 = functools.partial(attention.attention, policy="float32")
     np.testing.assert_allclose(
-        attention.attention(*arguments, mask), softmax_attention(*arguments, mask), rtol=1e-5, atol=1e-5
+        ours_float32(*arguments, mask), softmax_attention(*arguments, mask), rtol=1e-5, atol=1e-5
     )
-    for ours, theirs in zip(
-        total(attention.attention)(*arguments)[1], total(softmax_attention)(*arguments)[1], strict=True
-    ):
+    for ours, theirs in zip(total(ours_float32)(*arguments)[1], total(softmax_attention)(*arguments)[1], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-5), ("bfloat16", 5e-2)])
+def test_attention_of_other_platforms(monkeypatch: pytest.MonkeyPatch, policy: dense.Policy, tolerance: float) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    mask = attention.segment_mask(jnp.array([[1, 1, 1, 2, 2, 0]]))
+    arguments = tuple(normal(1, 6, 3, 8) for _ in range(3))
+    found = attention.attention(*arguments, mask, policy)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, softmax_attention(*arguments, mask), atol=tolerance)
 
 
 def test_attention_survives_huge_scores() -> None:
@@ -108,9 +122,9 @@ def test_attention_survives_huge_scores() -> None:
     query, value = 1e4 * normal(1, 4, 1, 2), normal(1, 4, 1, 2)
 
     def total(query: jax.Array) -> jax.Array:
-        return attention.attention(query, query, value, mask).sum()
+        return attention.attention(query, query, value, mask, "bfloat16").sum()
 
-    assert bool(jnp.isfinite(attention.attention(query, query, value, mask)).all())
+    assert bool(jnp.isfinite(attention.attention(query, query, value, mask, "bfloat16")).all())
     assert bool(jnp.isfinite(jax.grad(total)(query)).all())
 
 
@@ -118,8 +132,8 @@ def test_segments_do_not_leak() -> None:
     """Changing a key and value of another segment changes nothing, to the bit."""
     mask = attention.segment_mask(jnp.array([[1, 1, 2, 2]]))
     query, key, value = (normal(1, 4, 2, 3) for _ in range(3))
-    before = attention.attention(query, key, value, mask)
-    after = attention.attention(query, key.at[0, 3].add(50.0), value.at[0, 2].set(1e6), mask)
+    before = attention.attention(query, key, value, mask, "float32")
+    after = attention.attention(query, key.at[0, 3].add(50.0), value.at[0, 2].set(1e6), mask, "float32")
     np.testing.assert_array_equal(before[:, :2], after[:, :2])
 
 
@@ -134,5 +148,5 @@ def test_int8_is_near_and_keeps_zeros(activation: str) -> None:
     assert found.dtype == jnp.float32
     # Two roundings to 1/127 of the largest of 64 numbers each, summed over 64 of them.
     np.testing.assert_allclose(found, expected, atol=0.5)
-    np.testing.assert_allclose(found[4], expected[4], rtol=1e-6)
-    np.testing.assert_allclose(found[:, 5], expected[:, 5], rtol=1e-6)
+    np.testing.assert_allclose(found[4], expected[4], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found[:, 5], expected[:, 5], rtol=1e-6, atol=1e-6)
