@@ -23,10 +23,15 @@ class DataConfig:
     """Which data, cut how, and the text of an item."""
 
     dataset: Annotated[str, Doc("name of a known dataset, or a dataset directory")] = "movielens-100k"
-    split: Annotated[str, Doc("rule: official, random, leave_last_out, temporal, cold_items, cold_users")] = "official"
+    split: Annotated[
+        str, Doc("rule: official, random, leave_last_out, temporal, temporal_cold_items, cold_items, cold_users")
+    ] = "official"
     fold: Annotated[str, Doc("fold of the official split")] = "u1"
     test: Annotated[float, Doc("share held out for the test, where the rule needs one")] = 0.2
     validation: Annotated[float, Doc("share of the training part held out to choose on")] = 0.1
+    cold_share: Annotated[float, Doc("share of the items (or users) that a cold rule holds out whole")] = 0.2
+    cold_validation: Annotated[float, Doc("share of the other items (or users) held out whole for validation")] = 0.0
+    per_user: Annotated[bool, Doc("draw the shares from each user's events instead of from all")] = False
     template: Annotated[str, Doc("item text from its columns, as '{title} ({year})'; empty: the dataset's own")] = ""
     max_length: Annotated[int, Doc("tokens per text; longer ones are cut and counted")] = 64
 
@@ -223,6 +228,8 @@ def _check(config: Config) -> None:
     shares = {
         "data.test": data.test,
         "data.validation": data.validation,
+        "data.cold_share": data.cold_share,
+        "data.cold_validation": data.cold_validation,
         "model.embedding_dropout": model.embedding_dropout,
         "train.warmup": train.warmup,
     }

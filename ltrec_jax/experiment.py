@@ -35,9 +35,17 @@ def load(name: str | os.PathLike[str]) -> Dataset:
 def split_of(dataset: Dataset, config: Config) -> Split:
     """The split that a configuration asks for."""
     data = config.data
-    options: dict[str, Any] = {"validation": data.validation, "seed": config.seed}
-    options |= {"fold": data.fold} if data.split == "official" else {"test": data.test}
-    return splits.make(dataset, data.split, **options)
+    asked: dict[str, Any] = {
+        "fold": data.fold,
+        "test": data.test,
+        "validation": data.validation,
+        "share": data.cold_share,
+        "validation_share": data.cold_validation,
+        "per_user": data.per_user,
+        "seed": config.seed,
+    }
+    known = splits.options_of(data.split)
+    return splits.make(dataset, data.split, **{name: value for name, value in asked.items() if name in known})
 
 
 def train(config: Config, out: Path, *, resume: bool = False) -> Bundle:

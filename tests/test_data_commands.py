@@ -28,7 +28,9 @@ def prepare(*more):
 
 def test_prepare_keeps_the_cold_catalogue_and_sets_bad_rows_aside(files, capsys):
     assert prepare() == 0
-    assert "3 interactions, 2 users, 4 items" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 interactions, 2 users, 4 items" in said
+    assert "interactions: 4 rows read; 1 set aside in rejected.parquet (rating outside 1..5: 1)" in said
     assert Dataset.load(files / "data").num_items == 4
     assert (files / "data" / "rejected.parquet").is_file()
 
@@ -48,6 +50,34 @@ def test_describe_writes_a_page_and_anonymise_leaves_no_name(files, capsys):
     users = Dataset.load(files / "safe").users["user_id"]
     assert len(users) == 2
     assert not set(users) & {"anna", "ben"}
+
+
+def test_prepare_says_what_each_step_kept(files, capsys):
+    (files / "few.csv").write_text("film,title\n1,Toy Story\n")
+    assert prepare("--items", "few.csv", "--options.scale", "1", "10", "--options.min-item-interactions", "2") == 0
+    said = capsys.readouterr().out
+    assert "interactions: 2 of 4 interactions" in said
+    assert "2 items of the interactions are not in the table of items" in said
+
+
+def test_describe_shows_a_split(files, capsys):
+    assert prepare("--options.scale", "1", "10") == 0
+    assert cli.main(["data", "describe", "data", "--split", "temporal"]) == 0
+    said = capsys.readouterr().out
+    assert "validation" in said
+    assert "test" in said
+
+
+def test_anonymise_takes_the_columns_and_replaces_when_asked(files, capsys):
+    (files / "people.csv").write_text("user_id,age,motto\nanna,30,a\nben,31,b\n")
+    assert prepare("--users", "people.csv") == 0
+    arguments = ["data", "anonymise", "data", "--out", "safe", "--salt", "secret.salt", "--new-salt", "-k", "2"]
+    arguments += ["--quasi-identifiers", "age"]
+    assert cli.main(arguments) == 0
+    assert sorted(Dataset.load(files / "safe").users["motto"]) == ["a", "b"]
+    assert cli.main(arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert cli.main([*arguments, "--replace"]) == 0
 
 
 @pytest.mark.parametrize(

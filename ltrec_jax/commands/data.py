@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,6 +112,8 @@ class Prepare:
             options=chosen.options,
             replace=self.replace,
         )
+        for line in _account(dataset.info):
+            print(line)
         print(
             f"{dataset.path}: {len(dataset.interactions):,} interactions, {dataset.num_users:,} users, "
             f"{dataset.num_items:,} items. Next: ltrec data describe {dataset.path}"
@@ -126,16 +128,20 @@ class Describe:
     """
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA", help="dataset directory, or known name")]
+    split: Annotated[str, tyro.conf.arg(help="show this split too, such as temporal or official/u2")] = ""
+    seed: Annotated[int, tyro.conf.arg(help="of the split")] = 0
     page: Annotated[Path | None, tyro.conf.arg(help="HTML page to write; default: DATA.html here")] = None
 
     def run(self, settings: Sequence[str]) -> None:
         from rich.console import Console
 
         from ltrec_jax import experiment
+        from ltrec_jax.config import Config, DataConfig
         from ltrec_jax.data import describe
 
         dataset = experiment.load(self.data)
-        found = describe.describe(dataset)
+        config = Config(data=DataConfig(split=self.split), seed=self.seed)
+        found = describe.describe(dataset, experiment.split_of(dataset, config) if self.split else None)
         describe.print_description(found, Console())
         page = self.page or Path(f"{dataset.name}.html")
         describe.write_page(found, page)
@@ -157,7 +163,11 @@ class Anonymise:
     new_salt: Annotated[bool, tyro.conf.arg(help="make the salt file if it is not there")] = False
     k: Annotated[int, tyro.conf.arg(aliases=["-k"], help="users that must share every combination of attributes")] = 5
     drop: Annotated[tuple[str, ...], tyro.conf.arg(help="columns to leave out")] = ()
+    quasi_identifiers: Annotated[
+        tuple[str, ...], tyro.conf.arg(help="columns of users to make k-anonymous; default: all that are left")
+    ] = ()
     items: Annotated[bool, tyro.conf.arg(help="pseudonyms for items too")] = False
+    replace: Annotated[bool, tyro.conf.arg(help="replace an existing --out")] = False
 
     def run(self, settings: Sequence[str]) -> None:
         from ltrec_jax import experiment
@@ -165,12 +175,32 @@ class Anonymise:
 
         dataset = experiment.load(self.data)
         salt = anonymise.read_salt(self.salt.expanduser(), outside=[self.out], create=self.new_salt)
-        made = anonymise.anonymise(dataset, salt, k=self.k, drop=self.drop, pseudonymise_items=self.items).save(
-            self.out
+        protected = anonymise.anonymise(
+            dataset,
+            salt,
+            k=self.k,
+            quasi_identifiers=self.quasi_identifiers or None,
+            drop=self.drop,
+            pseudonymise_items=self.items,
         )
+        made = protected.save(self.out, replace=self.replace)
         print(
             f"{made.path}: {made.info['anonymised']['suppressed_users']:,} users have no attributes left (k={self.k})."
         )
+
+
+def _account(info: Mapping[str, Any]) -> Iterator[str]:
+    """What became of the rows, a line each: rejected by reason, then what each step kept."""
+    for table, found in info["rejected"].items():
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in found["reasons"].items())
+        set_aside = f"; {found['rejected']:,} set aside in rejected.parquet ({reasons})" if reasons else ""
+        yield f"{table}: {found['read']:,} rows read{set_aside}"
+    steps = list(info["steps"].items())
+    for (_, before), (step, after) in itertools.pairwise(steps):
+        if step != "kept" and after != before:
+            yield f"{step.replace('_', ' ')}: {after:,} of {before:,} interactions"
+    if info["items_without_metadata"]:
+        yield f"{info['items_without_metadata']:,} items of the interactions are not in the table of items: empty texts"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from tqdm import tqdm
 from ltrec_jax import storage
 from ltrec_jax.data import columns
 from ltrec_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from ltrec_jax.data.leaks import LeakReport
 
 SCHEMA_VERSION = 1
 _PIECE = 1 << 20
@@ -203,6 +206,12 @@ class Split:
         """The split for the final fit: validation joins training, the test stays as it is."""
         rows = np.sort(np.concatenate([self.train_rows, self.validation_rows]))
         return dataclasses.replace(self, train_rows=rows, validation_rows=np.zeros(0, np.int64))
+
+    def check(self) -> "LeakReport":
+        """What leaks from one part into another: `leaks.check`, which stands above this module."""
+        from ltrec_jax.data import leaks
+
+        return leaks.check(self)
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

@@ -17,7 +17,7 @@ from ltrec_jax.data.dataset import Dataset, Split
 from ltrec_jax.data.leaks import TEST, TRAIN, UNUSED, VALIDATION, LeakReport, check
 from ltrec_jax.errors import UserError, unknown_name
 
-__all__ = ["RULES", "LeakReport", "check", "make"]
+__all__ = ["RULES", "LeakReport", "check", "make", "options_of"]
 
 
 def official(dataset: Dataset, fold: str = "u1", validation: float = 0.1, seed: int = 0) -> Split:
@@ -147,14 +147,20 @@ def make(dataset: Dataset, rule: str, **options: Any) -> Split:
     Unknown names of rules and options are a `UserError` that lists what exists.
     """
     name, _, fold = rule.partition("/")
-    if name not in RULES:
-        raise unknown_name("split rule", name, RULES)
     options |= {"fold": fold} if fold else {}
-    known = list(inspect.signature(RULES[name]).parameters)[1:]
+    known = options_of(name)
     for option in options:
         if option not in known:
             raise unknown_name(f"option of split rule {name!r}", option, known)
     return RULES[name](dataset, **options)
+
+
+def options_of(rule: str) -> tuple[str, ...]:
+    """The names of the options that `make` takes for a rule. An unknown rule is a `UserError`."""
+    name = rule.partition("/")[0]
+    if name not in RULES:
+        raise unknown_name("split rule", name, RULES)
+    return tuple(inspect.signature(RULES[name]).parameters)[1:]
 
 
 def _check_share(name: str, value: float, *, zero: bool = False) -> None:
