@@ -106,6 +106,11 @@ def _bundle(problem: Problem, prepared: Prepared, outcome: Outcome) -> Bundle:
             "dataset": dataset.name,
             "fingerprint": dataset.fingerprint,
             "split": problem.split.name,
+            "texts": {
+                "count": len(problem.texts),
+                "tokens": len(problem.tokens.values),
+                "truncated": problem.tokens.truncated,
+            },
             "scale": scale,
             "positive_rating": dataset.info.get("positive_rating", scale[1]),
         },

@@ -1,6 +1,7 @@
 """What is learnt from: a split's arrays, its item texts as tokens, and the loaded encoder. Built once per fit."""
 
 import dataclasses
+import sys
 
 import numpy as np
 
@@ -73,6 +74,12 @@ def load_problem(split: Split, config: Config, *, spread: parallel.Parallel | No
     tokenizer = load_tokenizer(encoder.directory, encoder.config.vocab_size)
     length = min(config.data.max_length, encoder.max_length)
     tokens = build_store(texts, tokenizer, length, cache=storage.cache_directory() / "tokens")
+    if tokens.truncated:
+        print(
+            f"{tokens.truncated:,} of {len(texts):,} item texts have more than {length} tokens and are cut there "
+            "(data.max_length).",
+            file=sys.stderr,
+        )
     counts = popularity(split.train.item, dataset.num_items)
     return Problem(
         split=split,

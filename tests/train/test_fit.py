@@ -69,6 +69,15 @@ def test_the_log_tells_tokens_and_pairs(run, small_split):
     assert all(r["tokens_encoded"] > 0 for r in rows)
 
 
+def test_cut_texts_are_counted_and_told(small_split, small_config, tmp_path, capsys):
+    data = dataclasses.replace(small_config.data, max_length=4)
+    config = dataclasses.replace(with_train(small_config, head_epochs=1, epochs=0), data=data)
+    bundle = fit(small_split, config)
+    texts = bundle.about["texts"]
+    assert 0 < texts["truncated"] <= texts["count"] == small_split.dataset.num_items
+    assert f"{texts['truncated']:,} of {texts['count']:,} item texts have more than 4 tokens" in capsys.readouterr().err
+
+
 def test_same_seed_same_bits(run, small_split, small_config, tmp_path):
     again = fit(small_split, with_train(small_config, head_epochs=10), tmp_path / "again")
     np.testing.assert_array_equal(again.vectors.item_vectors, run[1].vectors.item_vectors)
