@@ -19,7 +19,7 @@ def print_report(report: Report, console: Console) -> None:
         grid = report.grid(metric)
         direction = "lower" if lower_is_better(metric) else "higher"
         title = f"{label(metric)} on {report.dataset}, {report.split} ({direction} is better)"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
         table.add_column("model", no_wrap=True)
         shown = [place for place, column in enumerate(grid.columns) if column != _LEFT_TO_THE_PAGE]
         for column, n in ((grid.columns[place], grid.counts[place]) for place in shown):

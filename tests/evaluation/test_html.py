@@ -145,6 +145,14 @@ def test_the_table_is_markdown_and_marks_what_is_worse(found):
     assert str(found.models["ours"].overall["rmse"].n) in counts
 
 
+def test_eighty_columns_hold_the_quickstarts_tables(world):
+    models = {name: world.random_model(seed) for seed, name in enumerate(("ltrec", "frozen text", "biases only"))}
+    stream = io.StringIO()
+    report.print_report(evaluate(world, models), Console(file=stream, width=80))
+    assert "few" in stream.getvalue()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in stream.getvalue()
+
+
 def test_the_terminal_shows_every_model_and_group(found):
     stream = io.StringIO()
     report.print_report(found, Console(file=stream, width=140))
