@@ -33,6 +33,32 @@ def test_rows_touched_at_every_step_behave_as_under_dense_adam(weight_decay):
     np.testing.assert_allclose(ours.values[ids], theirs[ids], rtol=1e-5, atol=1e-6)
 
 
+def test_dense_adam_is_dense_adam():
+    start, rng = table(), np.random.default_rng(3)
+    ours, dense = sparse_table.make_table(start.values, "dense_adam"), []
+    for _ in range(4):
+        ids = jnp.asarray(rng.integers(0, 7, 5), jnp.int32)  # 6 is padding
+        rows = jnp.asarray(rng.normal(size=(5, 3)), jnp.float32)
+        ours = sparse_table.dense_adam(ours, ids, rows, learning_rate=0.1, weight_decay=0.2)
+        dense.append(jnp.zeros((6, 3)).at[ids].add(rows, mode="drop"))
+    np.testing.assert_allclose(ours.values, dense_adam(start.values, dense, 0.1, 0.2), rtol=1e-5, atol=1e-6)
+
+
+def test_rowwise_adagrad_by_hand():
+    ours = sparse_table.make_table(table().values, "rowwise_adagrad")
+    expected, sums = np.array(ours.values), np.zeros(6)
+    rng = np.random.default_rng(4)
+    for _ in range(3):
+        ids, rows = np.array([1, 4, 1, 6], np.int32), rng.normal(size=(4, 3)).astype(np.float32)
+        ours = sparse_table.rowwise_adagrad(ours, ids, rows, learning_rate=0.1, weight_decay=0.2)
+        for row, gradient in ((1, rows[0] + rows[2]), (4, rows[1])):
+            sums[row] += np.mean(gradient**2)
+            expected[row] -= 0.1 * (gradient / (np.sqrt(sums[row]) + sparse_table.EPSILON) + 0.2 * expected[row])
+    np.testing.assert_allclose(ours.values, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours.second[:, 0], sums, rtol=1e-5)
+    np.testing.assert_array_equal(ours.updates, [0, 3, 0, 0, 3, 0])
+
+
 def test_untouched_rows_and_their_moments_keep_their_bits():
     start = table()
     after = sparse_table.lazy_adam(start, jnp.array([2], jnp.int32), jnp.ones((1, 3)), learning_rate=0.1)
@@ -60,9 +86,10 @@ def test_padding_reads_zeros_and_writes_nothing():
         np.testing.assert_array_equal(getattr(after, name), getattr(start, name))
 
 
+@pytest.mark.parametrize("rule", sparse_table.RULES)
 @pytest.mark.parametrize("mode", ["pmap", "shard_map", "vmap"])
-def test_every_replica_makes_the_update_of_the_merged_gradient(mode):
-    start = table(rows=8)
+def test_every_replica_makes_the_update_of_the_merged_gradient(mode, rule):
+    start, update = sparse_table.make_table(table(rows=8).values, rule), sparse_table.RULES[rule]
     rng = np.random.default_rng(2)
     ids = rng.integers(0, 9, size=(4, 5)).astype(np.int32)  # 8 is padding
     gradients = rng.normal(size=(4, 5, 3)).astype(np.float32)
@@ -70,11 +97,11 @@ def test_every_replica_makes_the_update_of_the_merged_gradient(mode):
 
     def body(state, batch, key):
         rows, gradient = batch
-        return sparse_table.lazy_adam(state, rows, gradient, learning_rate=0.1, axis=spread.axis), {}
+        return update(state, rows, gradient, learning_rate=0.1, axis=spread.axis), {}
 
     step = spread.compile(body, donate=False)
     after, _ = step(spread.replicate(start), spread.shard((ids, gradients)), jax.random.key(0))
-    expected = sparse_table.lazy_adam(start, ids.reshape(-1), gradients.reshape(-1, 3) / 4, learning_rate=0.1)
+    expected = update(start, ids.reshape(-1), gradients.reshape(-1, 3) / 4, learning_rate=0.1)
     np.testing.assert_allclose(after.values, expected.values, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(after.updates, expected.updates)
 
@@ -84,10 +111,11 @@ def test_shapes_that_do_not_match_are_refused():
         sparse_table.lazy_adam(table(), jnp.array([1], jnp.int32), jnp.ones((1, 4)), learning_rate=0.1)
 
 
-def test_no_copy_of_a_donated_table_is_compiled():
+@pytest.mark.parametrize("rule", ["lazy_adam", "rowwise_adagrad"])
+def test_no_copy_of_a_donated_table_is_compiled(rule):
     rows, width = 4096, 8
-    start = table(rows, width)
-    update = jax.jit(lambda t, i, g: sparse_table.lazy_adam(t, i, g, learning_rate=0.1), donate_argnums=0)
+    start = sparse_table.make_table(table(rows, width).values, rule)
+    update = jax.jit(lambda t, i, g: sparse_table.RULES[rule](t, i, g, learning_rate=0.1), donate_argnums=0)
     ids, gradients = jnp.arange(16, dtype=jnp.int32), jnp.ones((16, width))
     memory = update.lower(start, ids, gradients).compile().memory_analysis()
     assert memory.temp_size_in_bytes < rows * width * 4
