@@ -16,6 +16,7 @@ from ltrec_jax.errors import UserError, unknown_name
 
 Precision = Literal["float32", "bfloat16"]
 ParallelMode = Literal["auto", "jit", "pmap", "shard_map"]
+TableRule = Literal["lazy_adam", "rowwise_adagrad", "dense_adam"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,9 @@ class TrainConfig:
     learning_rate: Annotated[float, Doc("peak for the encoder")] = 5e-5
     head_learning_rate: Annotated[float, Doc("peak for projection and text bias")] = 0.005
     table_learning_rate: Annotated[float, Doc("peak for user and item rows")] = 0.02
+    table_optimizer: Annotated[
+        TableRule, Doc("of user, item and word rows; dense_adam is for comparison: its cost grows with the tables")
+    ] = "lazy_adam"
     joint_rate: Annotated[
         float, Doc("factor on the two rates above in the encoder phase, which starts near an optimum")
     ] = 0.1

@@ -90,7 +90,7 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
     encoder_params: PyTree = jax.tree.map(jnp.asarray, encoder.params)
     if train.trainable == "all":
         table = encoder_params["embeddings"]["word_embeddings"]["embedding"]
-        tables = {**tables, "words": sparse_table.make_table(table)}
+        tables = {**tables, "words": sparse_table.make_table(table, train.table_optimizer)}
         encoder_params = without({"encoder": encoder_params}, WORDS)["encoder"]
     source = problem.batches(with_texts=True)
     if start is not None:
@@ -196,6 +196,7 @@ def _state_and_step(
         head=Head(model.embedding_dim),
         objective=squared_error,
         optimizer=optimizer,
+        table_update=sparse_table.RULES[train.table_optimizer],
         table_rates={
             "users": train.table_learning_rate,
             "items": train.table_learning_rate,
@@ -241,11 +242,11 @@ def _fresh_head(problem: Problem) -> dict[str, jax.Array]:
 
 
 def _fresh_tables(problem: Problem) -> dict[str, sparse_table.SparseTable]:
-    width = problem.config.model.embedding_dim + 1
+    width, rule = problem.config.model.embedding_dim + 1, problem.config.train.table_optimizer
     users = USER_SCALE * jax.random.normal(stream(problem, "users"), (problem.dataset.num_users, width))
     return {
-        "users": sparse_table.make_table(users.at[:, -1].set(0.0)),
-        "items": sparse_table.make_table(np.zeros((problem.dataset.num_items, width), np.float32)),
+        "users": sparse_table.make_table(users.at[:, -1].set(0.0), rule),
+        "items": sparse_table.make_table(np.zeros((problem.dataset.num_items, width), np.float32), rule),
     }
 
 

@@ -10,15 +10,15 @@ the global mean loss.
 """
 
 import dataclasses
-from typing import Literal, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from ltrec_jax import parallel
+from ltrec_jax.config import TableRule
 from ltrec_jax.types import Array
 
-Rule = Literal["lazy_adam", "rowwise_adagrad", "dense_adam"]
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -36,7 +36,7 @@ class SparseTable:
     updates: jax.Array
 
 
-def make_table(values: Array, rule: Rule = "lazy_adam") -> SparseTable:
+def make_table(values: Array, rule: TableRule = "lazy_adam") -> SparseTable:
     """A table with these values that has seen nothing yet."""
     values = jnp.asarray(values, jnp.float32)
     num_rows, width = values.shape
@@ -148,7 +148,7 @@ def dense_adam(
     return SparseTable(table.values - learning_rate * direction, first, second, table.updates + 1)
 
 
-RULES: dict[str, Update] = {
+RULES: dict[TableRule, Update] = {
     "lazy_adam": lazy_adam,
     "rowwise_adagrad": rowwise_adagrad,
     "dense_adam": dense_adam,

@@ -32,6 +32,7 @@ def make_train_step(
     head: Any,
     objective: Objective,
     optimizer: optax.GradientTransformation,
+    table_update: sparse_table.Update,
     table_rates: dict[str, float],
     table_decay: dict[str, float],
     schedule: Schedule,
@@ -74,7 +75,7 @@ def make_train_step(
         dense = parallel.mean_over_devices(dense, axis)
         updates, optimizer_state = optimizer.update(dense, state.optimizer, state.trainable)
         tables = {
-            name: sparse_table.lazy_adam(
+            name: table_update(
                 table,
                 ids[name],
                 sparse[name],

@@ -11,6 +11,7 @@ from ltrec_jax import parallel
 from ltrec_jax.data.history import history
 from ltrec_jax.train import phases
 from ltrec_jax.train.problem import load_problem
+from ltrec_jax.train.sparse_table import RULES
 from ltrec_jax.train.state import WORDS, full_params, merge, partition, trainable_rule
 
 
@@ -92,6 +93,19 @@ def test_only_what_is_named_learns(problem, what):
     else:
         assert WORDS in encoder
         assert all(path in encoder for path in before if path[0] == "encoder" and path[-1] == "kernel")
+
+
+def test_the_rule_of_the_tables_is_the_configured_one(problem):
+    by_rule = {rule: run_steps(on(problem, problem.spread, table_optimizer=rule), encoder_phase)[0] for rule in RULES}
+    for name, width in (
+        ("users", problem.config.model.embedding_dim + 1),
+        ("words", problem.encoder.config.hidden_size),
+    ):
+        lazy, adagrad, dense = (by_rule[r].tables[name] for r in ("lazy_adam", "rowwise_adagrad", "dense_adam"))
+        assert lazy.second.shape[1] == dense.second.shape[1] == width
+        assert adagrad.second.shape[1] == 1
+        assert len(np.unique(lazy.updates)) > 1
+        assert np.unique(dense.updates).tolist() == [4]
 
 
 def test_words_that_no_text_has_keep_their_bits(problem):
