@@ -11,6 +11,7 @@ from typing import Any
 
 import tyro
 
+from ltrec_jax import memory
 from ltrec_jax.commands import data, runs
 from ltrec_jax.errors import StoppedError, UserError, unknown_name
 from ltrec_jax.version import __version__
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     # Set before JAX starts: its C++ side otherwise reports every missing accelerator library.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    memory.keep_freed()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] in (["--version"], ["-V"]):
         print(f"ltrec_jax {__version__}")

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ltrec_jax import memory
 from ltrec_jax.errors import UserError
 from ltrec_jax.types import PyTree
 
@@ -92,6 +93,7 @@ def choose(mode: str = "auto", *, count: int | None = None) -> Parallel:
 
     "vmap" runs `count` slices on one device: the oracle of the tests.
     """
+    memory.keep_freed()
     local = tuple(jax.local_devices())
     if mode == "vmap":
         return Parallel("vmap", count or 1, local[:1])

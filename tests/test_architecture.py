@@ -10,7 +10,7 @@ import ltrec_jax
 PACKAGE = Path(__file__).parent.parent / "ltrec_jax"
 # Rooms from the ground up. A room imports rooms of lower rows, of its own row only where that row says so.
 ROWS = [
-    {"version", "errors"},
+    {"version", "errors", "memory"},
     {"types", "config", "storage", "parallel", "topk", "page"},
     {"data"},
     {"text"},
