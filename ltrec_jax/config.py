@@ -69,7 +69,7 @@ class TrainConfig:
     batch_items: Annotated[int, Doc("texts encoded per global batch at most; each of them once")] = 128
     pairs_per_item: Annotated[int, Doc("at most this many ratings of an item ride on one encoding")] = 64
     head_pairs_per_item: Annotated[int, Doc("the same in the head phase, where nothing is encoded")] = 4
-    row_length: Annotated[int, Doc("tokens per packed row")] = 64
+    row_length: Annotated[int, Doc("tokens per packed row at most; rows are shorter where all texts are")] = 64
     learning_rate: Annotated[float, Doc("peak for the encoder")] = 5e-5
     head_learning_rate: Annotated[float, Doc("peak for projection and text bias")] = 0.005
     table_learning_rate: Annotated[float, Doc("peak for user and item rows")] = 0.02

@@ -18,6 +18,9 @@ from ltrec_jax.text.store import TokenStore, build_store
 from ltrec_jax.text.tokenizer import load_tokenizer
 from ltrec_jax.train.batches import BatchSource
 
+# The cost of attention grows with the row: rows are no longer than the longest text, in few different shapes.
+_SHORTEST_ROW, _ROW_STEP = 32, 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -46,6 +49,7 @@ class Problem:
     def batches(self, *, with_texts: bool) -> BatchSource:
         """The batch source of a phase: with packed texts to encode, or without where vectors are frozen."""
         train = self.config.train
+        longest = int(self.tokens.lengths.max(initial=0))
         return BatchSource(
             self.dataset.interactions,
             self.split.train_rows,
@@ -56,7 +60,7 @@ class Problem:
             batch_pairs=train.batch_pairs,
             batch_items=train.batch_items,
             pairs_per_item=train.pairs_per_item if with_texts else train.head_pairs_per_item,
-            row_length=train.row_length,
+            row_length=min(train.row_length, max(_SHORTEST_ROW, -(-longest // _ROW_STEP) * _ROW_STEP)),
             pad_id=self.encoder.config.pad_token_id,
             devices=self.spread.count,
             seed=self.config.seed,

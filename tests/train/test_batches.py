@@ -84,6 +84,14 @@ def all_batches(batches, epoch=0):
     return [batches.batch(epoch, step) for step in range(batches.steps_per_epoch)]
 
 
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_every_batch_gets_short_and_long_texts(epoch):
+    batches, longest = source(), int(tokens().lengths.max())
+    encoded = [int((b.token_slot < b.item.shape[1]).sum()) for b in all_batches(batches, epoch)]
+    # Dealt from a deck sorted by length, two batches differ by at most the spread of lengths and one card.
+    assert max(encoded) - min(encoded) <= 2 * longest
+
+
 def test_chunks_of_an_item_fall_into_different_batches():
     batches = source(pairs_per_item=40)
     assert batches.steps_per_epoch >= np.ceil(np.bincount(events().item).max() / 40)

@@ -95,6 +95,11 @@ def test_only_what_is_named_learns(problem, what):
         assert all(path in encoder for path in before if path[0] == "encoder" and path[-1] == "kernel")
 
 
+def test_rows_are_no_longer_than_the_texts_need(problem):
+    rows = on(problem, problem.spread, row_length=256).batches(with_texts=True).batch(0, 0).token_ids
+    assert problem.tokens.lengths.max() <= rows.shape[-1] == 32
+
+
 def test_the_rule_of_the_tables_is_the_configured_one(problem):
     by_rule = {rule: run_steps(on(problem, problem.spread, table_optimizer=rule), encoder_phase)[0] for rule in RULES}
     for name, width in (
