@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ltrec_jax.data.prepare import prepare as prepare
     from ltrec_jax.data.sources import available as available
     from ltrec_jax.data.splits import make as split  # noqa: F401
+    from ltrec_jax.encoder.shards import encode_to_disk as encode_to_disk
+    from ltrec_jax.encoder.shards import open_encoded as open_encoded
+    from ltrec_jax.encoder.weights import load_encoder as load_encoder
     from ltrec_jax.errors import UserError as UserError
     from ltrec_jax.evaluation.report import Report as Report
     from ltrec_jax.experiment import evaluate as evaluate
@@ -44,10 +47,13 @@ _HOMES = {
     "Split": ("ltrec_jax.data.dataset", "Split"),
     "UserError": ("ltrec_jax.errors", "UserError"),
     "available": ("ltrec_jax.data.sources", "available"),
+    "encode_to_disk": ("ltrec_jax.encoder.shards", "encode_to_disk"),
     "evaluate": ("ltrec_jax.experiment", "evaluate"),
     "fit": ("ltrec_jax.train.fit", "fit"),
     "from_pandas": ("ltrec_jax.data.prepare", "from_pandas"),
     "load": ("ltrec_jax.experiment", "load"),
+    "load_encoder": ("ltrec_jax.encoder.weights", "load_encoder"),
+    "open_encoded": ("ltrec_jax.encoder.shards", "open_encoded"),
     "prepare": ("ltrec_jax.data.prepare", "prepare"),
     "recommend": ("ltrec_jax.serve.service", "recommend"),
     "split": ("ltrec_jax.data.splits", "make"),

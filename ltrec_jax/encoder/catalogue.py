@@ -1,27 +1,40 @@
-"""Every distinct text of a catalogue encoded once: packed rows, a few compiled shapes. Tokenizing belongs to `text`."""
+"""Every distinct text of a catalogue encoded once: packed rows, a few compiled shapes, on one device or several.
+
+Out of scope: tokenizing (`text`), vectors on disk (`shards`).
+"""
 
 import collections
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from ltrec_jax import parallel
 from ltrec_jax.encoder import dense, pooling
 from ltrec_jax.encoder.bert import Bert
 from ltrec_jax.encoder.config import EncoderConfig
 from ltrec_jax.encoder.inference import prepare
 from ltrec_jax.encoder.pooling import Pooling
 from ltrec_jax.encoder.weights import Encoder
+from ltrec_jax.parallel import Parallel
 from ltrec_jax.text import packing
+from ltrec_jax.text.distinct import distinct_texts
 from ltrec_jax.text.store import TokenStore
-from ltrec_jax.types import Array, PyTree
+from ltrec_jax.types import PyTree
 
+TOKENS_PER_CALL = 1024
 _SHORTEST_ROW = 64
-_SLOT_STEP = 32
+_ROW_STEP = 32
+# Fewer tokens than this go through in less time than their own shape takes to compile.
+_WORTH_A_SHAPE = 1 << 15
+_FEWEST_SLOTS = 32
 _IN_FLIGHT = 2
+_Call = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def encode_catalogue(
@@ -29,37 +42,22 @@ def encode_catalogue(
     tokens: TokenStore,
     *,
     policy: dense.Policy = "float32",
-    tokens_per_call: int = 1024,
+    tokens_per_call: int = TOKENS_PER_CALL,
+    spread: Parallel | None = None,
     progress: bool = True,
 ) -> np.ndarray:
     """Vectors of all texts, float32 [I, E]: pooled, and normalised where the encoder says so.
 
     Equal token sequences are encoded once. A text without tokens has a zero vector; one longer than the encoder reads
-    is a `ValueError` (the tokenizer truncates). About `tokens_per_call` tokens go through the encoder at a time: 1,024
-    is fastest on a CPU with a few MB of cache (705 texts/s of 32 tokens; 587 at 2,048), a GPU wants more.
+    is a `ValueError` (the tokenizer truncates). `spread` names the devices (default: the first). About
+    `tokens_per_call` tokens go through each device at a time: 1,024 is fastest on a CPU with a few MB of cache, a GPU
+    wants more.
     """
-    lengths = np.asarray(tokens.lengths)
-    if len(lengths) and lengths.max() > encoder.config.max_positions:
-        raise ValueError(f"a text has {lengths.max()} tokens, the encoder reads {encoder.config.max_positions}")
     first, inverse = distinct_texts(tokens)
-    params = prepare(jax.tree.map(jnp.asarray, encoder.params), policy)
-    encode = _compiled_encode(encoder.config, policy, encoder.pooling, encoder.normalize)
-    vectors = np.zeros((len(first), encoder.config.hidden_size), np.float32)
-    waiting: collections.deque[tuple[np.ndarray, jax.Array]] = collections.deque()
-    bar = tqdm(total=len(first), unit=" texts", desc="encode", disable=not progress)
-    counted = 0
-    with bar:
-        for chosen, call in _calls(tokens, first, tokens_per_call, encoder.config.pad_token_id):
-            waiting.append((chosen, encode(params, *call)))
-            # Fetching one call late lets the device work while the host packs the next.
-            if len(waiting) >= _IN_FLIGHT:
-                _fetch(waiting, vectors)
-            counted += int(lengths[first[chosen]].sum())
-            bar.update(len(chosen))
-            bar.set_postfix_str(_tokens_per_second(bar, counted), refresh=False)
-        while waiting:
-            _fetch(waiting, vectors)
-    return vectors[inverse]
+    texts = tokens.take(first)
+    runner = make_runner(encoder, policy, row_lengths(texts.lengths), tokens_per_call, spread)
+    with Progress(len(first), shown=progress) as bar:
+        return runner.vectors(texts, bar.advance)[inverse]
 
 
 def finish(encoder: Encoder, pooled_KxE: jax.Array) -> jax.Array:
@@ -67,74 +65,166 @@ def finish(encoder: Encoder, pooled_KxE: jax.Array) -> jax.Array:
     return pooling.normalise(pooled_KxE) if encoder.normalize else pooled_KxE
 
 
-def distinct_texts(tokens: TokenStore) -> tuple[np.ndarray, np.ndarray]:
-    """(first, inverse), int64: the first text of each distinct token sequence, and for every text its place there."""
-    values, offsets = np.asarray(tokens.values), np.asarray(tokens.offsets).tolist()
-    seen: dict[bytes, int] = {}
-    inverse = np.empty(len(offsets) - 1, np.int64)
-    first: list[int] = []
-    for i in range(len(inverse)):
-        key = values[offsets[i] : offsets[i + 1]].tobytes()
-        place = seen.setdefault(key, len(seen))
-        if place == len(first):
-            first.append(i)
-        inverse[i] = place
-    return np.asarray(first, np.int64), inverse
+def row_lengths(lengths: np.ndarray) -> tuple[int, ...]:
+    """The lengths of packed rows that texts of these lengths are worth, shortest first.
+
+    Texts of up to 64 tokens share rows of 64. Longer ones stand alone in rows of the next multiple of 32, lengths that
+    few texts have together with the next longer ones: each row length is one program to compile.
+    """
+    positive = np.asarray(lengths)[np.asarray(lengths) > 0]
+    needed = np.maximum(-(-positive // _ROW_STEP) * _ROW_STEP, _SHORTEST_ROW)
+    kept, waiting = [], 0
+    for length, count in zip(*np.unique(needed, return_counts=True), strict=True):
+        waiting += int(length * count)
+        if waiting >= _WORTH_A_SHAPE:
+            kept.append(int(length))
+            waiting = 0
+    if waiting:
+        kept.append(int(needed.max()))
+    return tuple(kept)
 
 
-@functools.cache
-def _compiled_encode(
-    config: EncoderConfig, policy: dense.Policy, kind: Pooling, normalize: bool
-) -> Callable[..., jax.Array]:
-    bert = Bert(config, policy)
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """An encoder on its devices. `rows`: the row lengths that texts are packed into."""
 
-    @functools.partial(jax.jit, static_argnums=4)
-    def encode(params: PyTree, ids_RxL: Array, slot_RxL: Array, position_RxL: Array, num_slots: int) -> jax.Array:
-        segments_RxL = jnp.where(slot_RxL < num_slots, slot_RxL + 1, 0)
-        hidden = bert.apply({"params": params}, ids_RxL, segments_RxL, position_RxL)
-        pooled = pooling.pool(hidden, slot_RxL, num_slots, kind)
-        return pooling.normalise(pooled) if normalize else pooled
+    encoder: Encoder
+    policy: dense.Policy
+    rows: tuple[int, ...]
+    tokens_per_call: int
+    spread: Parallel
+    params: PyTree
 
-    return encode
+    def vectors(self, tokens: TokenStore, advance: Callable[[int, int], None]) -> np.ndarray:
+        """Vectors of all texts of a store, float32 [I, E]; equal texts are not looked for. Zeros for an empty text.
 
+        `advance(texts, tokens)` is told what has been sent. A text longer than the encoder reads: `ValueError`.
+        """
+        lengths = tokens.lengths
+        longest, most = int(lengths.max(initial=0)), self.encoder.config.max_positions
+        if longest > most:
+            raise ValueError(f"a text has {longest} tokens, the encoder reads {most}")
+        vectors = np.zeros((len(tokens), self.encoder.config.hidden_size), np.float32)
+        waiting: collections.deque[tuple[list[np.ndarray], int, jax.Array]] = collections.deque()
+        no_key = self.spread.replicate(np.zeros((), np.uint32))
+        for chosen, calls, num_slots in self._groups(tokens):
+            encode = _compiled(
+                self.encoder.config,
+                self.policy,
+                self.encoder.pooling,
+                self.encoder.normalize,
+                self.spread,
+                num_slots,
+            )
+            batch = self.spread.shard(tuple(np.stack(arrays) for arrays in zip(*calls, strict=True)))
+            waiting.append((chosen, num_slots, encode(self.params, batch, no_key)[1]))
+            # Fetching one call late lets the devices work while the host packs the next.
+            if len(waiting) >= _IN_FLIGHT:
+                _fetch(waiting, vectors)
+            advance(sum(map(len, chosen)), int(sum(lengths[texts].sum() for texts in chosen)))
+        while waiting:
+            _fetch(waiting, vectors)
+        return vectors
 
-def _calls(
-    tokens: TokenStore, first: np.ndarray, tokens_per_call: int, pad_id: int
-) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray, int]]]:
-    """(places in `first`, arguments of one encoder call), short texts first; one static shape per row length."""
-    lengths = np.asarray(tokens.lengths)[first]
-    for row_length in _row_lengths(lengths):
-        shortest = row_length // 2 if row_length > _SHORTEST_ROW else 0
-        bucket = np.flatnonzero((lengths > shortest) & (lengths <= row_length))
-        rows_per_call = max(1, tokens_per_call // row_length)
+    def _groups(self, tokens: TokenStore) -> Iterator[tuple[list[np.ndarray], list[_Call], int]]:
+        """Calls of one shape, one per device: (texts of each, arrays of each, slots). The last ones may be empty."""
+        for row_length in self.rows:
+            chosen: list[np.ndarray] = []
+            calls: list[_Call] = []
+            num_slots = 0
+            for texts, call, num_slots in self._calls(tokens, row_length):
+                chosen.append(texts)
+                calls.append(call)
+                if len(calls) == self.spread.count:
+                    yield chosen, calls, num_slots
+                    chosen, calls = [], []
+            if calls:
+                ids, slot, position = calls[0]
+                empty = (np.zeros_like(ids), np.full_like(slot, num_slots), np.zeros_like(position))
+                yield chosen, calls + [empty] * (self.spread.count - len(calls)), num_slots
+
+    def _calls(self, tokens: TokenStore, row_length: int) -> Iterator[tuple[np.ndarray, _Call, int]]:
+        lengths = tokens.lengths
+        shorter = max((length for length in self.rows if length < row_length), default=0)
+        bucket = np.flatnonzero((lengths > shorter) & (lengths <= row_length))
+        if not len(bucket):
+            return
+        rows_per_call = max(1, self.tokens_per_call // row_length)
         row, start = packing.pack(lengths[bucket], row_length)
         call_of = row // rows_per_call
         order = np.argsort(call_of, kind="stable")
         edges = np.searchsorted(call_of[order], np.arange(call_of.max() + 2))
-        most = int(np.diff(edges).max())
-        num_slots = -(-most // _SLOT_STEP) * _SLOT_STEP
+        # A power of two: the shards of a catalogue then share a shape or two.
+        num_slots = max(_FEWEST_SLOTS, 1 << (int(np.diff(edges).max()) - 1).bit_length())
+        pad_id = self.encoder.config.pad_token_id
         for lower, upper in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             part = order[lower:upper]
-            chosen = bucket[part]
+            texts = bucket[part]
             ids, slot, position = packing.fill(
-                tokens, first[chosen], row[part] % rows_per_call, start[part], rows_per_call, row_length, pad_id
+                tokens, texts, row[part] % rows_per_call, start[part], rows_per_call, row_length, pad_id
             )
-            slot = np.where(slot >= len(part), num_slots, slot).astype(np.int32)
-            yield chosen, (ids, slot, position, num_slots)
+            yield texts, (ids, np.where(slot >= len(part), num_slots, slot).astype(np.int32), position), num_slots
 
 
-def _row_lengths(lengths: np.ndarray) -> list[int]:
-    """64, 128, ... up to the longest text; those that some text needs."""
-    positive = lengths[lengths > 0]
-    needed = np.maximum(_SHORTEST_ROW, 2 ** np.ceil(np.log2(np.maximum(positive, 1))).astype(np.int64))
-    return [int(length) for length in np.unique(needed)]
+def make_runner(
+    encoder: Encoder,
+    policy: dense.Policy,
+    rows: tuple[int, ...],
+    tokens_per_call: int = TOKENS_PER_CALL,
+    spread: Parallel | None = None,
+) -> Runner:
+    """Place an encoder on its devices (default: the first), its parameters prepared for inference by the policy."""
+    spread = spread or parallel.choose("jit")
+    params = spread.replicate(prepare(jax.tree.map(jnp.asarray, encoder.params), policy))
+    return Runner(encoder, policy, rows, tokens_per_call, spread, params)
 
 
-def _fetch(waiting: collections.deque[tuple[np.ndarray, jax.Array]], vectors: np.ndarray) -> None:
-    chosen, result = waiting.popleft()
-    vectors[chosen] = np.asarray(result)[: len(chosen)]
+class Progress:
+    """A bar of texts with texts/s and tokens/s."""
+
+    def __init__(self, total: int, *, shown: bool = True) -> None:
+        self._bar = tqdm(total=total, unit=" texts", desc="encode", disable=not shown)
+        self._tokens = 0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+    def skip(self, texts: int) -> None:
+        """So many texts need no encoding."""
+        self._bar.initial += texts
+        self._bar.update(texts)
+
+    def advance(self, texts: int, tokens: int) -> None:
+        """So many texts and tokens more have been encoded."""
+        self._tokens += tokens
+        self._bar.update(texts)
+        elapsed = self._bar.format_dict["elapsed"]
+        if elapsed > 0:
+            self._bar.set_postfix_str(f"{self._tokens / elapsed:,.0f} tokens/s", refresh=False)
 
 
-def _tokens_per_second(bar: tqdm, counted: int) -> str:
-    elapsed = bar.format_dict["elapsed"]
-    return f"{counted / elapsed:,.0f} tokens/s" if elapsed > 0 else ""
+@functools.cache
+def _compiled(
+    config: EncoderConfig, policy: dense.Policy, kind: Pooling, normalize: bool, spread: Parallel, num_slots: int
+) -> parallel.Body:
+    bert = Bert(config, policy)
+
+    def encode(params: PyTree, call: PyTree, _: Any) -> tuple[None, jax.Array]:
+        ids_RxL, slot_RxL, position_RxL = call
+        segments_RxL = jnp.where(slot_RxL < num_slots, slot_RxL + 1, 0)
+        hidden = bert.apply({"params": params}, ids_RxL, segments_RxL, position_RxL)
+        pooled = pooling.pool(hidden, slot_RxL, num_slots, kind)
+        finished = pooling.normalise(pooled) if normalize else pooled
+        return None, parallel.gather_over_devices(finished, spread.axis)
+
+    return spread.compile(encode, donate=False)
+
+
+def _fetch(waiting: collections.deque[tuple[list[np.ndarray], int, jax.Array]], vectors: np.ndarray) -> None:
+    chosen, num_slots, result = waiting.popleft()
+    found = np.asarray(result)
+    for device, texts in enumerate(chosen):
+        vectors[texts] = found[device * num_slots : device * num_slots + len(texts)]

@@ -52,7 +52,7 @@ def fill(
     Positions restart at 0 in every text; padding has `pad_id`, slot K and position 0.
     """
     items = np.asarray(items_K, np.int64)
-    lengths = np.asarray(tokens.lengths)[items].astype(np.int64)
+    lengths = tokens.offsets[items + 1] - tokens.offsets[items]
     slot_T = np.repeat(np.arange(len(items)), lengths)
     position_T = np.arange(len(slot_T)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     source_T = np.asarray(tokens.offsets)[items][slot_T] + position_T

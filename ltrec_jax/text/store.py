@@ -43,11 +43,12 @@ class TokenStore:
         return self.values[self.offsets[text] : self.offsets[text + 1]]
 
     def take(self, texts: np.ndarray) -> Self:
-        """A store of these texts, in this order, in memory."""
-        lengths = self.lengths[texts]
+        """A store of these texts, in this order, in memory. Costs what the texts taken cost, however many there are."""
+        starts = np.asarray(self.offsets[texts])
+        lengths = self.offsets[np.asarray(texts, np.int64) + 1] - starts
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         within = np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], lengths)
-        source = np.repeat(np.asarray(self.offsets)[:-1][texts], lengths) + within
+        source = np.repeat(starts, lengths) + within
         return type(self)(np.asarray(self.values[source]), offsets)
 
 
@@ -58,7 +59,7 @@ def build_store(texts: Sequence[str], tokenizer: Tokenizer, max_length: int, cac
     damaged is built again, with a warning.
     """
     if cache is None:
-        parts = list(_tokenised(texts, tokenizer, max_length))
+        parts = list(_tokenised(_chunks(texts), tokenizer, max_length))
         return TokenStore(
             np.concatenate([np.zeros(0, np.int32), *(values for values, *_ in parts)]),
             _offsets(lengths for _, lengths, _ in parts),
@@ -72,7 +73,7 @@ def build_store(texts: Sequence[str], tokenizer: Tokenizer, max_length: int, cac
             except UserError as error:
                 warnings.warn(f"{error} The texts are tokenised again.", stacklevel=2)
         with storage.new_directory(place, replace=True) as directory:
-            _write(directory, texts, tokenizer, max_length)
+            write_store(directory, _chunks(texts), tokenizer, max_length)
         return _open(place, len(texts))
 
 
@@ -82,13 +83,17 @@ def _key(texts: Sequence[str], tokenizer: Tokenizer, max_length: int) -> str:
     return storage.content_hash(tokenizer.fingerprint, max_length, *pieces)
 
 
+def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    starts = range(0, len(texts), _CHUNK)
+    return (texts[start : start + _CHUNK] for start in tqdm(starts, "tokenise", unit="chunk", disable=len(starts) < 2))
+
+
 def _tokenised(
-    texts: Sequence[str], tokenizer: Tokenizer, max_length: int
+    chunks: Iterable[Sequence[str]], tokenizer: Tokenizer, max_length: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Chunk by chunk: the tokens, the length of every text, how many texts were cut."""
-    starts = range(0, len(texts), _CHUNK)
-    for start in tqdm(starts, desc="tokenise", unit="chunk", disable=len(starts) < 2):
-        values, offsets, cut = tokenizer.encode(texts[start : start + _CHUNK], max_length)
+    for chunk in chunks:
+        values, offsets, cut = tokenizer.encode(chunk, max_length)
         yield values, np.diff(offsets), cut
 
 
@@ -96,12 +101,16 @@ def _offsets(lengths: Iterable[np.ndarray]) -> np.ndarray:
     return np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
 
 
-def _write(directory: Path, texts: Sequence[str], tokenizer: Tokenizer, max_length: int) -> None:
+def write_store(directory: Path, chunks: Iterable[Sequence[str]], tokenizer: Tokenizer, max_length: int) -> None:
+    """Tokenise texts as they come, in chunks of the caller's size, into an existing directory that `open_store` reads.
+
+    One chunk's tokens are in memory at a time, and eight bytes per text.
+    """
     lengths: list[np.ndarray] = []
     truncated = 0
     with (directory / "values.npy").open("wb") as stream:
         _values_header(stream, 0)
-        for values, each, cut in _tokenised(texts, tokenizer, max_length):
+        for values, each, cut in _tokenised(chunks, tokenizer, max_length):
             stream.write(values.tobytes())
             lengths.append(each)
             truncated += cut
@@ -124,7 +133,8 @@ def _values_header(stream: BinaryIO, count: int) -> None:
     np.lib.format.write_array_header_1_0(stream, header)
 
 
-def _open(place: Path, count: int) -> TokenStore:
+def open_store(place: Path) -> TokenStore:
+    """Map a store that `write_store` made; one that is missing, changed or inconsistent is a `UserError`."""
     description = storage.read_json(place / "store.json")
     if not isinstance(description, dict) or not {"sha256", "truncated"} <= description.keys():
         raise UserError(f"{place / 'store.json'} is damaged: it lacks its entries.")
@@ -132,6 +142,13 @@ def _open(place: Path, count: int) -> TokenStore:
         if not (place / name).is_file() or storage.sha256_file(place / name) != digest:
             raise UserError(f"{place / name} is missing or changed.")
     values, offsets = (storage.read_array(place / f"{name}.npy", mapped=True) for name in ("values", "offsets"))
-    if len(offsets) != count + 1 or len(values) != offsets[-1]:
-        raise UserError(f"{place} holds {len(offsets) - 1} texts, not {count}.")
+    if len(values) != offsets[-1]:
+        raise UserError(f"{place} is damaged: {len(values)} tokens, not {offsets[-1]}.")
     return TokenStore(values, offsets, description["truncated"])
+
+
+def _open(place: Path, count: int) -> TokenStore:
+    store = open_store(place)
+    if len(store) != count:
+        raise UserError(f"{place} holds {len(store)} texts, not {count}.")
+    return store

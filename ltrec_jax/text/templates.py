@@ -78,7 +78,7 @@ def render(template: str, frame: pd.DataFrame) -> list[str]:
     unknown column.
     """
     parts = _parse(template)
-    names = list(dict.fromkeys(part.name for part in parts if isinstance(part, _Field)))
+    names = field_names(template)
     for name in names:
         if name not in frame.columns:
             raise unknown_name("column in the text template", name, [str(column) for column in frame.columns])
@@ -100,6 +100,11 @@ def render(template: str, frame: pd.DataFrame) -> list[str]:
         for row, text in zip(rows.tolist(), _fill(tree, gone, names, cells, rows), strict=True):
             texts[row] = text
     return texts
+
+
+def field_names(template: str) -> list[str]:
+    """The columns that a template names, in its order, each once."""
+    return list(dict.fromkeys(part.name for part in _parse(template) if isinstance(part, _Field)))
 
 
 def default_template(frame: pd.DataFrame) -> str:

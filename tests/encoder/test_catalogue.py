@@ -11,7 +11,7 @@ import scipy.stats
 
 from ltrec_jax.encoder import catalogue, dense, pooling
 from ltrec_jax.encoder.bert import Bert
-from ltrec_jax.encoder.catalogue import distinct_texts, encode_catalogue
+from ltrec_jax.encoder.catalogue import encode_catalogue
 from ltrec_jax.encoder.weights import Encoder, load_encoder
 from ltrec_jax.text.store import TokenStore, build_store
 from ltrec_jax.text.tokenizer import load_tokenizer
@@ -85,12 +85,6 @@ def test_equal_texts_are_encoded_once(tiny_bert: Any, texts: list[list[int]], mo
     assert sorted(asked) == list(range(36))
     np.testing.assert_array_equal(found[3], found[36])
     np.testing.assert_array_equal(found[3], found[39])
-
-
-def test_distinct_texts_by_hand() -> None:
-    first, inverse = distinct_texts(store([[1, 2], [3], [1, 2], [], [3], [1], []]))
-    assert first.tolist() == [0, 1, 3, 5]
-    assert inverse.tolist() == [0, 1, 0, 2, 1, 3, 2]
 
 
 def test_no_texts_at_all(tiny_bert: Any) -> None:

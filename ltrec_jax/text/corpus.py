@@ -1,0 +1,174 @@
+"""Texts with their ids, chunk by chunk and as often as asked: a dataset's items, a table on disk, or a list.
+
+No more than a chunk of a file is in memory. Out of scope: tokens (`store`), what a text is made of (`templates`).
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ltrec_jax import storage
+from ltrec_jax.data import columns
+from ltrec_jax.data.dataset import Dataset
+from ltrec_jax.errors import UserError, unknown_name
+from ltrec_jax.text import templates
+
+_CHUNK = 16384
+_BLOCK_BYTES = 16 << 20
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+Chunk = tuple[list[str], list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """`chunks()` gives (ids, texts), two lists of one length, from the first row at every call.
+
+    `fingerprint` changes whenever an id or a text would; `count` is the number of rows where it is known beforehand.
+    """
+
+    name: str
+    fingerprint: str
+    chunks: Callable[[], Iterator[Chunk]]
+    count: int | None = None
+
+    def with_prefix(self, prefix: str) -> "Corpus":
+        """The same rows with `prefix` before every text, such as the "query: " that an encoder was trained with."""
+        if not prefix:
+            return self
+
+        def chunks() -> Iterator[Chunk]:
+            return ((ids, [prefix + text for text in texts]) for ids, texts in self.chunks())
+
+        return dataclasses.replace(self, chunks=chunks, fingerprint=storage.content_hash(self.fingerprint, prefix))
+
+
+def of(source: "Corpus | Dataset | Sequence[str]", template: str = "") -> Corpus:
+    """Whatever holds texts as a corpus: a dataset (its items, by `template`), a list of texts, a corpus itself."""
+    if isinstance(source, Corpus):
+        return source
+    return from_dataset(source, template) if isinstance(source, Dataset) else from_texts(source)
+
+
+def from_texts(texts: Sequence[str], ids: Sequence[str] | None = None) -> Corpus:
+    """A list of texts; ids are "0", "1", ... unless given (one per text)."""
+    names = [str(number) for number in range(len(texts))] if ids is None else list(ids)
+    if len(names) != len(texts):
+        raise ValueError(f"{len(names)} ids for {len(texts)} texts")
+    starts = range(0, len(texts), _CHUNK)
+
+    def chunks() -> Iterator[Chunk]:
+        return ((names[at : at + _CHUNK], list(texts[at : at + _CHUNK])) for at in starts)
+
+    pieces = (storage.content_hash(*chunk) for chunk in chunks())
+    return Corpus("texts", storage.content_hash("texts", *pieces), chunks, len(texts))
+
+
+def from_dataset(dataset: Dataset, template: str = "") -> Corpus:
+    """The items of a dataset in their order; without a template the dataset's own, else one by the column names."""
+    items = dataset.items
+    chosen = template or str(dataset.info.get("template") or templates.default_template(items))
+    templates.render(chosen, items[:0])
+
+    def chunks() -> Iterator[Chunk]:
+        for at in range(0, len(items), _CHUNK):
+            frame = items[at : at + _CHUNK]
+            yield frame[columns.ITEM_ID].astype(str).tolist(), templates.render(chosen, frame)
+
+    return Corpus(dataset.name, storage.content_hash(dataset.fingerprint, chosen), chunks, len(items))
+
+
+def from_file(path: Path, id_column: str, text_column: str, template: str = "") -> Corpus:
+    """A Parquet, CSV or TSV file (CSV also gzipped), read block by block; a template may name any of its columns.
+
+    Without a template the text is `text_column`, missing values being "". An unknown column, a row without id, a file
+    that is no such table: `UserError`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    with _readable(path):
+        names, count = _schema(path)
+    if id_column not in names:
+        raise unknown_name(f"id column in {path}", id_column, names)
+    if not template and text_column not in names:
+        raise unknown_name(f"text column in {path}", text_column, names)
+    chosen = template or "{" + text_column + "}"
+    templates.render(chosen, pd.DataFrame(columns=names, dtype=str))
+    wanted = list(dict.fromkeys([id_column, *templates.field_names(chosen)]))
+
+    def chunks() -> Iterator[Chunk]:
+        row = 0
+        with _readable(path):
+            for frame in _frames(path, wanted):
+                ids = frame[id_column]
+                if ids.isna().any():
+                    raise UserError(f"{path}: row {row + int(ids.isna().argmax()) + 1} has no id ({id_column}).")
+                row += len(frame)
+                yield ids.astype(str).tolist(), templates.render(chosen, frame)
+
+    return Corpus(str(path), storage.content_hash(storage.sha256_file(path), id_column, chosen), chunks, count)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read {path}: {' '.join(str(error).split())}") from error
+
+
+def _kind(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    kind = suffixes[-1] if suffixes else ""
+    if kind not in (".parquet", *_SEPARATORS):
+        raise UserError(f"{path} is none of .parquet, .csv and .tsv (.csv.gz, .tsv.gz).")
+    return kind
+
+
+def _schema(path: Path) -> tuple[list[str], int | None]:
+    if _kind(path) == ".parquet":
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(path)
+        return list(file.schema_arrow.names), file.metadata.num_rows
+    with _csv(path, None) as reader:
+        return list(reader.schema.names), None
+
+
+def _frames(path: Path, wanted: list[str]) -> Iterator[pd.DataFrame]:
+    if _kind(path) == ".parquet":
+        import pyarrow.parquet as pq
+
+        for batch in pq.ParquetFile(path).iter_batches(_CHUNK, columns=wanted):
+            # Whole numbers with gaps would otherwise become floats, and 7 the id "7.0".
+            yield batch.to_pandas(integer_object_nulls=True)
+        return
+    with _csv(path, wanted) as reader:
+        for batch in reader:
+            for at in range(0, len(batch), _CHUNK):
+                yield batch.slice(at, _CHUNK).to_pandas()
+
+
+def _csv(path: Path, wanted: list[str] | None) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    return csv.open_csv(
+        path,
+        read_options=csv.ReadOptions(block_size=_BLOCK_BYTES),
+        parse_options=csv.ParseOptions(delimiter=_SEPARATORS[_kind(path)], newlines_in_values=True),
+        # Every column is a text: "007" stays what it is.
+        convert_options=csv.ConvertOptions(
+            include_columns=wanted,
+            column_types=dict.fromkeys(wanted or [], pa.string()),
+            strings_can_be_null=True,
+            null_values=[""],
+            quoted_strings_can_be_null=False,
+        ),
+    )

@@ -1,0 +1,86 @@
+"""`ltrec encode` as a user meets it."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ltrec_jax import cli
+from ltrec_jax.encoder.weights import export_weights, load_encoder
+
+FILMS = "film,title,plot\n10,Rocket,the rocket and the planet\n20,Barn,the cattle\n30,Barn,the cattle\n"
+
+
+@pytest.fixture
+def encode(tmp_path, monkeypatch, tiny_encoder, cache):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "films.csv").write_text(FILMS)
+
+    def run(*arguments):
+        return cli.main(["encode", "--encoder", str(tiny_encoder), "--precision", "float32", *arguments])
+
+    return run
+
+
+TABLE = ("--texts", "films.csv", "--id-column", "film", "--text-column", "plot")
+
+
+def test_a_table_of_texts(encode, tmp_path, capsys):
+    assert encode(*TABLE, "--out", "v") == 0
+    said = capsys.readouterr().out
+    assert "texts/s" in said
+    assert "v: 3 vectors of 16, 2 distinct texts" in said
+    vectors = np.load(tmp_path / "v" / "vectors.npy")
+    np.testing.assert_array_equal(vectors[1], vectors[2])
+    assert pq.read_table(tmp_path / "v" / "ids.parquet")["id"].to_pylist() == ["10", "20", "30"]
+    assert encode(*TABLE, "--out", "v") == 0
+    assert "texts/s" not in capsys.readouterr().out
+
+
+def test_a_dataset_by_template_with_cut_texts(encode, small_dataset, tmp_path, capsys):
+    small_dataset.save(tmp_path / "data")
+    assert encode("--data", "data", "--template", "the {title}", "--max-length", "5", "--out", "v") == 0
+    said = capsys.readouterr().out
+    assert "90 texts have more than 5 tokens and were cut there" in said
+    assert np.load(tmp_path / "v" / "vectors.npy").shape == (90, 16)
+
+
+def test_a_prompt_by_name_is_its_text(encode, tiny_encoder, tmp_path):
+    export_weights(dataclasses.replace(load_encoder(tiny_encoder), prompts={"query": "lunar heist "}), tmp_path / "e")
+    named = ("--encoder", str(tmp_path / "e"))
+    assert encode(*TABLE, *named, "--prompt", "query", "--out", "a") == 0
+    assert encode(*TABLE, *named, "--prompt", "lunar heist ", "--out", "b") == 0
+    assert encode(*TABLE, *named, "--out", "c") == 0
+    a, b, c = (np.load(tmp_path / name / "vectors.npy") for name in "abc")
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "one of --data (a dataset) and --texts (a table)"),
+        (("--data", "movielens-100k", *TABLE), "one of --data (a dataset) and --texts (a table)"),
+        (("--texts", "films.csv"), "Unknown id column in films.csv 'id'"),
+        (("--texts", "absent.csv"), "There is no file absent.csv"),
+        ((*TABLE, "--encoder", "no/such/place"), "There is no directory no/such/place"),
+        ((*TABLE, "--prompt", "query"), "This encoder has no prompt 'query'"),
+        ((*TABLE, "--max-length", "99"), "reads 3 to 32"),
+        ((*TABLE, "--tokens-per-call", "0"), "--tokens-per-call must be at least 1"),
+        ((*TABLE, "--out", "films.csv"), "films.csv is a file"),
+        ((*TABLE, "--out", "."), ". exists and holds something else"),
+    ],
+)
+def test_mistakes_are_one_line(encode, capsys, arguments, message):
+    assert encode("--out", "v", *arguments) == 2
+    err = capsys.readouterr().err.strip()
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_other_settings_in_the_same_place(encode, capsys):
+    assert encode(*TABLE, "--out", "v") == 0
+    assert encode(*TABLE, "--out", "v", "--dtype", "float16") == 2
+    assert "dtype float32 there, float16 here" in capsys.readouterr().err
+    assert encode(*TABLE, "--out", "v", "--dtype", "float16", "--replace") == 0
