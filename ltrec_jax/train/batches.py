@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,6 +25,24 @@ _PRIMES = np.array(
     [2147483647, 2147483629, 2147483587, 2147483579, 2147483563, 2147483549, 2147483543, 2147483497], np.int64
 )
 _SAMPLED_STEPS = 64
+
+
+class Source(Protocol):
+    """Batches of some units (texts, or items with their pairs) as the loop sees them: a pure function of the step.
+
+    A batch has a `weight` and `token_ids` (None where no text is encoded), every array with a leading device axis.
+    """
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def units_per_epoch(self) -> int: ...
+
+    @property
+    def tokens_per_epoch(self) -> int: ...
+
+    def batch(self, epoch: int, step: int) -> Any: ...
 
 
 class Batch(NamedTuple):
@@ -142,9 +160,9 @@ class BatchSource:
         owner = np.repeat(np.arange(len(units.item)), units.size)
         parts = [np.flatnonzero(np.arange(len(units.item)) % self.devices == d) for d in range(self.devices)]
         pair_parts = [np.flatnonzero(owner % self.devices == d) for d in range(self.devices)]
-        pair_capacity = _rung(self._pair_capacity, max(len(p) for p in pair_parts))
+        pair_capacity = rung(self._pair_capacity, max(len(p) for p in pair_parts))
         packed = [self._pack(units.item[part]) for part in parts]
-        row_capacity = _rung(self._row_capacity, max(rows for _, _, rows in packed)) if self._tokens is not None else 0
+        row_capacity = rung(self._row_capacity, max(rows for _, _, rows in packed)) if self._tokens is not None else 0
         slices = [
             self._slice(units, part, pairs, owner, layout, pair_capacity, row_capacity)
             for part, pairs, layout in list(zip(parts, pair_parts, packed, strict=True))[self._share]
@@ -163,8 +181,8 @@ class BatchSource:
         row_capacity: int,
     ) -> Batch:
         rows = self._rows[units.pairs[pairs]]
-        items = _padded(units.item[part], self._slots, self._num_items)
-        gate = _padded(self._gate[units.item[part]].astype(np.float32), self._slots, 0.0)
+        items = padded(units.item[part], self._slots, self._num_items)
+        gate = padded(self._gate[units.item[part]].astype(np.float32), self._slots, 0.0)
         token_ids = token_slot = token_position = None
         if self._tokens is not None:
             row, start, _ = layout
@@ -175,10 +193,10 @@ class BatchSource:
         return Batch(
             item=items,
             gate=gate,
-            pair_user=_padded(self._interactions.user[rows], pair_capacity, self._num_users),
-            pair_item=_padded((owner[pairs] // self.devices).astype(np.int32), pair_capacity, 0),
-            target=_padded(self._interactions.rating[rows], pair_capacity, 0.0),
-            weight=_padded(np.ones(len(rows), np.float32), pair_capacity, 0.0),
+            pair_user=padded(self._interactions.user[rows], pair_capacity, self._num_users),
+            pair_item=padded((owner[pairs] // self.devices).astype(np.int32), pair_capacity, 0),
+            target=padded(self._interactions.rating[rows], pair_capacity, 0.0),
+            weight=padded(np.ones(len(rows), np.float32), pair_capacity, 0.0),
             token_ids=token_ids,
             token_slot=token_slot,
             token_position=token_position,
@@ -222,12 +240,10 @@ class BatchSource:
         return -(-int(pairs * more_pairs) // 64) * 64, int(np.ceil(rows * more_rows))
 
 
-def prefetch(
-    source: BatchSource, first: int, last: int, place: Callable[[Batch], Batch]
-) -> Iterator[tuple[int, Batch]]:
+def prefetch(source: Source, first: int, last: int, place: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
     """(global step, placed batch) for steps `first` .. `last` - 1; the next one is built and sent while one is used."""
 
-    def produce(step: int) -> Batch:
+    def produce(step: int) -> Any:
         epoch, within = divmod(step, source.steps_per_epoch)
         return place(source.batch(epoch, within))
 
@@ -240,14 +256,16 @@ def prefetch(
             yield step, batch
 
 
-def _rung(base: int, needed: int) -> int:
+def rung(base: int, needed: int) -> int:
+    """The smallest capacity of a fixed ladder above `base` that holds `needed`: few shapes, few compilations."""
     for factor in _RUNGS:
         if (capacity := int(np.ceil(base * factor))) >= needed:
             return capacity
     raise ValueError(f"a batch needs {needed} where {base} was foreseen")
 
 
-def _padded(values: np.ndarray, length: int, fill: float) -> np.ndarray:
+def padded(values: np.ndarray, length: int, fill: float) -> np.ndarray:
+    """The values [n], filled up to [length]."""
     out = np.full(length, fill, values.dtype)
     out[: len(values)] = values
     return out

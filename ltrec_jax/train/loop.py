@@ -1,6 +1,7 @@
 """The host loop of one phase: steps, progress, evaluation, early stopping, checkpoints, clean interruption, NaN stop.
 
-It knows neither model nor data: it is given a compiled step, a batch source and an `evaluate` function.
+It knows neither model nor data: it is given a compiled step, a batch source, an `evaluate` function, and `Figures` that
+say what the sums of a step mean.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.parallel import Parallel
-from ltrec_jax.train.batches import BatchSource, prefetch
+from ltrec_jax.train.batches import Source, prefetch
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.state import TrainState
 from ltrec_jax.types import MetricWriter
@@ -28,13 +29,25 @@ Evaluate = Callable[[TrainState], float]
 
 
 @dataclasses.dataclass(frozen=True)
+class Figures:
+    """What a step's sums mean. `of`: sums of metrics -> figures by name, the first of which is the loss that validation
+    measures too; `counted`: what a unit of weight is, in the plural; `remedy`: what to do when the loss explodes.
+    """
+
+    of: Callable[[Mapping[str, float]], dict[str, float]]
+    counted: str
+    remedy: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Phase:
-    """One stretch of training: how long, how often evaluated (once per epoch), when given up."""
+    """One stretch of training: how long, how often evaluated (once per epoch), when given up, how it is reported."""
 
     name: str
     epochs: int
     patience: int
     log_every: int
+    figures: Figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +80,7 @@ def run_phase(
     state: TrainState,
     *,
     step: Step,
-    source: BatchSource,
+    source: Source,
     parallel: Parallel,
     key: jax.Array,
     evaluate: Evaluate | None,
@@ -128,24 +141,21 @@ def _plain(best: _Best) -> dict[str, Any]:
     return dataclasses.asdict(best) | {"error": best.error if math.isfinite(best.error) else None}
 
 
-def _refuse_nan(row: dict[str, Any], phase: Phase, step: int, checkpoints: Checkpoints) -> None:
-    if math.isfinite(row["train_rmse"]) and math.isfinite(row["gradient_norm"]):
+def _refuse_nan(figures: list[float], phase: Phase, step: int, checkpoints: Checkpoints) -> None:
+    if all(map(math.isfinite, figures)):
         return
     checkpoints.wait()
     kept = checkpoints.steps
     good = (
         f"the last good checkpoint is {checkpoints.directory / str(kept[-1])}" if kept else "no checkpoint exists yet"
     )
-    raise UserError(
-        f"The loss is no longer finite at step {step} ({phase.name}); {good}. Lower the learning rates "
-        "(train.learning_rate, train.head_learning_rate, train.table_learning_rate) or set train.clip_norm."
-    )
+    raise UserError(f"The loss is no longer finite at step {step} ({phase.name}); {good}. {phase.figures.remedy}")
 
 
 class _Meter:
     """Progress bar and metric rows. Device values are fetched once per row, so that steps overlap."""
 
-    def __init__(self, phase: Phase, source: BatchSource, writer: MetricWriter, start: int) -> None:
+    def __init__(self, phase: Phase, source: Source, writer: MetricWriter, start: int) -> None:
         self._phase, self._source, self._writer = phase, source, writer
         self._pending: list[dict[str, jax.Array]] = []
         self._step, self._slots = start, 0
@@ -158,7 +168,7 @@ class _Meter:
             mininterval=0.5,
             dynamic_ncols=True,
         )
-        self._validation = ""
+        self._validation = self._loss_name = ""
         self._since = time.perf_counter()
 
     def add(self, step: int, batch: Any, metrics: dict[str, jax.Array]) -> None:
@@ -167,39 +177,43 @@ class _Meter:
             self._slots += batch.token_ids.size
         self._step = step
 
-    def flush(self) -> dict[str, Any]:
+    def flush(self) -> list[float]:
+        """Write one row of what has been added since the last one; returns the figures that must be finite."""
         fetched = jax.device_get(self._pending)
         seconds = time.perf_counter() - self._since
-        pairs = float(sum(m["weight"] for m in fetched))
+        sums = {name: float(sum(m[name] for m in fetched)) for name in fetched[0] if name != "gradient_norm"}
+        figures, counted = self._phase.figures.of(sums), self._phase.figures.counted
+        gradient_norm = float(fetched[-1]["gradient_norm"])
         steps = len(fetched)
         tokens = self._source.tokens_per_epoch / self._source.steps_per_epoch * steps
         texts = self._source.units_per_epoch / self._source.steps_per_epoch * steps if tokens else 0.0
+        padding = 1 - tokens / self._slots if self._slots else 0.0
         row: dict[str, Any] = {
             "phase": self._phase.name,
             "epoch": self._step / self._source.steps_per_epoch,
-            "train_rmse": math.sqrt(max(float(sum(m["squared_error"] for m in fetched)), 0.0) / max(pairs, 1e-12)),
-            "gradient_norm": float(fetched[-1]["gradient_norm"]),
-            "pairs_seen": round(pairs),
+            **{f"train_{name}": value for name, value in figures.items()},
+            "gradient_norm": gradient_norm,
+            f"{counted.replace(' ', '_')}_seen": round(sums["weight"]),
             "tokens_encoded": round(tokens),
-            "padding": 1 - tokens / self._slots if self._slots else 0.0,
+            "padding": padding,
             "seconds": seconds,
         }
-        if any(not math.isfinite(float(m["squared_error"])) for m in fetched):
-            row["train_rmse"] = math.nan
         self._writer.write(self._step, row)
-        note = f"rmse {row['train_rmse']:.4f}{self._validation}, {pairs / seconds:,.0f} pairs/s"
+        name, loss = next(iter(figures.items()))
+        note = f"{name} {loss:.4f}{self._validation}, {sums['weight'] / seconds:,.0f} {counted}/s"
         if tokens:
-            note += f", {texts / seconds:,.0f} texts/s, {tokens / seconds:,.0f} tokens/s, padding {row['padding']:.0%}"
+            note += f", {texts / seconds:,.0f} texts/s, {tokens / seconds:,.0f} tokens/s, padding {padding:.0%}"
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(steps)
+        self._loss_name = name
         self._pending, self._slots = [], 0
         self._since = time.perf_counter()
-        return row
+        return [*figures.values(), gradient_norm]
 
     def evaluated(self, step: int, error: float) -> None:
         self._validation = f" (validation {error:.4f})"
         epoch = step / self._source.steps_per_epoch
-        self._writer.write(step, {"phase": self._phase.name, "epoch": epoch, "validation_rmse": error})
+        self._writer.write(step, {"phase": self._phase.name, "epoch": epoch, f"validation_{self._loss_name}": error})
         self._since = time.perf_counter()
 
     def close(self) -> None:

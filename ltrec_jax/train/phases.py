@@ -24,6 +24,7 @@ from ltrec_jax.train.batches import Batch, BatchSource
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.loop import Evaluate, Outcome, Phase, Step, run_phase
 from ltrec_jax.train.optimizer import make_optimizer, warmup_cosine
+from ltrec_jax.train.pair_loss import RMSE, PooledTexts, make_pair_loss, row_ids
 from ltrec_jax.train.problem import Problem
 from ltrec_jax.train.state import (
     WORDS,
@@ -35,7 +36,7 @@ from ltrec_jax.train.state import (
     trainable_rule,
     without,
 )
-from ltrec_jax.train.step import PooledTexts, make_train_step
+from ltrec_jax.train.step import make_train_step
 from ltrec_jax.types import Array, MetricWriter, PyTree
 
 HEAD, ENCODER = "head", "encoder"
@@ -71,7 +72,7 @@ def prepare_head(problem: Problem, epochs: int, *, patience: int) -> Prepared:
     train = dataclasses.replace(problem.config.train, trainable="none")
     state, step = _state_and_step(problem, train, params, _fresh_tables(problem), pooled, source, epochs)
     return Prepared(
-        Phase(HEAD, epochs, patience, train.log_every),
+        Phase(HEAD, epochs, patience, train.log_every, RMSE),
         state,
         step,
         source,
@@ -116,7 +117,7 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
             current, problem.tokens.take(items), policy=problem.config.encoder.precision, progress=False
         )
 
-    return Prepared(Phase(ENCODER, epochs, patience, train.log_every), state, step, source, pooled)
+    return Prepared(Phase(ENCODER, epochs, patience, train.log_every, RMSE), state, step, source, pooled)
 
 
 def run(
@@ -192,9 +193,8 @@ def _state_and_step(
         step=jnp.int32(0), trainable=learning, frozen=frozen, tables=tables, optimizer=optimizer.init(learning)
     )
     body = make_train_step(
-        pooled_texts=pooled,
-        head=Head(model.embedding_dim),
-        objective=squared_error,
+        loss=make_pair_loss(pooled_texts=pooled, head=Head(model.embedding_dim), objective=squared_error, model=model),
+        row_ids=row_ids,
         optimizer=optimizer,
         table_update=sparse_table.RULES[train.table_optimizer],
         table_rates={
@@ -204,7 +204,6 @@ def _state_and_step(
         },
         table_decay={"users": 0.0, "items": 0.0, "words": train.weight_decay},
         schedule=warmup_cosine(total, train.warmup),
-        model=model,
         axis=spread.axis,
     )
     # The step donates its state; the features and the loaded weights must outlive it.

@@ -12,6 +12,7 @@ from ltrec_jax import parallel
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.loop import Phase, run_phase
+from ltrec_jax.train.pair_loss import RMSE
 from ltrec_jax.train.state import TrainState
 
 
@@ -57,7 +58,7 @@ def run(directory, *, epochs=3, errors=None, patience=0, writer=None, step=step)
     state = TrainState(jnp.int32(0), {"w": jnp.float32(0)}, {}, {}, ())
     with Checkpoints(directory, keep=2) as kept:
         return run_phase(
-            Phase("head", epochs, patience, log_every=1),
+            Phase("head", epochs, patience, log_every=1, figures=RMSE),
             state,
             step=step,
             source=Source(),
