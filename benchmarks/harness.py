@@ -13,14 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ltrec_jax import storage
+from ltrec_jax import memory, storage
 from ltrec_jax.parallel import describe_hardware
 
 GIB = float(1 << 30)
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """The options that every benchmark has. Called first: it sets the process up as the command line does."""
+    memory.keep_freed()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw numbers here")
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all")
