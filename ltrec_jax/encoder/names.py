@@ -94,14 +94,18 @@ def to_tree(tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: Form
     return unflatten_dict(params, sep="/")
 
 
-def from_tree(params: PyTree, config: EncoderConfig, kind: Format) -> dict[str, np.ndarray]:
-    """The inverse of `to_tree`: flat dotted foreign names without prefix, float32, contiguous."""
+def from_tree(params: PyTree, config: EncoderConfig, kind: Format, *, prefixed: bool = False) -> dict[str, np.ndarray]:
+    """The inverse of `to_tree`: flat dotted foreign names, float32, contiguous.
+
+    `prefixed` puts the family's name before each ("bert."), as files do that hold a head beside the encoder.
+    """
+    prefix = _PREFIXES[config.model_type] if prefixed else ""
     tensors = {}
     for path, value in flatten_dict(params, sep="/").items():
         array = np.asarray(value, dtype=np.float32)
         if kind == "safetensors" and path.endswith("/kernel"):
             array = array.T
-        tensors[foreign_names(path, config, kind)[0]] = np.ascontiguousarray(array)
+        tensors[prefix + foreign_names(path, config, kind)[0]] = np.ascontiguousarray(array)
     return tensors
 
 

@@ -17,7 +17,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ltrec_jax import storage
-from ltrec_jax.encoder import files, names
+from ltrec_jax.encoder import files, mlm_files, names
 from ltrec_jax.encoder.config import EncoderConfig
 from ltrec_jax.encoder.layout import read_layout, write_layout
 from ltrec_jax.encoder.pooling import Pooling
@@ -99,20 +99,30 @@ def export_weights(
     *,
     formats: Sequence[files.Format] = ("safetensors", "flax"),
     replace: bool = False,
+    head: PyTree | None = None,
 ) -> None:
     """Write a directory that `transformers`, sentence-transformers and `load_encoder` read, whole or not at all.
 
     `model.safetensors` has PyTorch's names, `flax_model.msgpack` those of the Flax classes of transformers 4; config,
-    tokenizer and pooling lie beside them. An existing directory is a `UserError` unless `replace`.
+    tokenizer and pooling lie beside them. With the parameters of a `head` (`mlm`) it is a whole masked-language model.
+    An existing directory is a `UserError` unless `replace`.
     """
+
+    def tensors_of(kind: files.Format) -> dict[str, np.ndarray]:
+        bare = names.from_tree(encoder.params, encoder.config, kind, prefixed=head is not None)
+        return bare if head is None else bare | mlm_files.head_tensors(head, encoder.config, kind)
+
     with storage.new_directory(Path(directory), replace=replace) as target:
-        storage.write_json(target / "config.json", encoder.config.to_dict())
+        raw = encoder.config.to_dict()
+        if head is not None:
+            raw["architectures"] = [name.replace("Model", "ForMaskedLM") for name in raw["architectures"]]
+        storage.write_json(target / "config.json", raw)
         if "safetensors" in formats:
-            tensors = names.from_tree(encoder.params, encoder.config, "safetensors")
+            tensors = tensors_of("safetensors")
             # transformers refuses files that do not say which framework's layout they have.
             safetensors.numpy.save_file(tensors, target / files.FILE_NAMES["safetensors"], {"format": "pt"})
         if "flax" in formats:
-            tree = unflatten_dict(names.from_tree(encoder.params, encoder.config, "flax"), sep=".")
+            tree = unflatten_dict(tensors_of("flax"), sep=".")
             (target / files.FILE_NAMES["flax"]).write_bytes(flax.serialization.msgpack_serialize(tree))
         for name in _TOKENIZER_FILES:
             if (encoder.directory / name).is_file():
