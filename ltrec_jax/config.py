@@ -16,6 +16,7 @@ from ltrec_jax.errors import UserError, unknown_name
 
 Precision = Literal["float32", "bfloat16"]
 ParallelMode = Literal["auto", "jit", "pmap", "shard_map"]
+Decay = Literal["cosine", "linear", "constant"]
 TableRule = Literal["lazy_adam", "rowwise_adagrad", "dense_adam"]
 
 
@@ -81,7 +82,11 @@ class TrainConfig:
     ] = 0.1
     weight_decay: Annotated[float, Doc("decoupled, on the encoder's kernels and embeddings")] = 0.01
     head_weight_decay: Annotated[float, Doc("decoupled, on projection and text bias")] = 0.3
-    warmup: Annotated[float, Doc("share of the steps in which the rate rises linearly; a cosine to 0 follows")] = 0.1
+    warmup: Annotated[float, Doc("share of the steps in which the rates rise linearly")] = 0.1
+    decay: Annotated[Decay, Doc("of the rates after that: cosine or linear to 0, or constant")] = "cosine"
+    layer_decay: Annotated[float, Doc("factor on the encoder's rate from each layer to the one below; 1: none")] = 1.0
+    accumulate: Annotated[int, Doc("slices of a batch that go through one after the other: less memory, same step")] = 1
+    average: Annotated[float, Doc("decay of the moving average of encoder and head that is evaluated; 0: none")] = 0.0
     clip_norm: Annotated[float, Doc("global norm of the dense gradient is clipped to this; 0: never")] = 1.0
     encoder_dropout: Annotated[bool, Doc("use the encoder's own dropout rates in training")] = False
     parallel: Annotated[ParallelMode, Doc("auto: pmap on several local devices, else jit")] = "auto"
@@ -225,6 +230,7 @@ def _check(config: Config) -> None:
         "train.row_length": train.row_length,
         "train.log_every": train.log_every,
         "train.checkpoints": train.checkpoints,
+        "train.accumulate": train.accumulate,
     }
     for name, number in positive.items():
         if number < 1:
@@ -236,6 +242,7 @@ def _check(config: Config) -> None:
         "data.cold_validation": data.cold_validation,
         "model.embedding_dropout": model.embedding_dropout,
         "train.warmup": train.warmup,
+        "train.average": train.average,
     }
     for name, share in shares.items():
         if not 0.0 <= share < 1.0:
@@ -253,6 +260,7 @@ def _check(config: Config) -> None:
         "train.table_learning_rate": train.table_learning_rate,
         "train.joint_rate": train.joint_rate,
         "train.weight_decay": train.weight_decay,
+        "train.layer_decay": train.layer_decay,
         "train.head_weight_decay": train.head_weight_decay,
         "train.clip_norm": train.clip_norm,
     }

@@ -91,6 +91,7 @@ class BatchSource:
         row_length: int,
         pad_id: int = 0,
         devices: int = 1,
+        accumulate: int = 1,
         share: slice = slice(None),
         seed: int = 0,
     ) -> None:
@@ -110,7 +111,7 @@ class BatchSource:
         self._lengths = None if tokens is None else np.asarray(tokens.lengths)
         self._num_users, self._num_items = num_users, num_items
         self._pairs_per_item, self._row_length, self._pad_id = pairs_per_item, row_length, pad_id
-        self.devices, self.seed, self._share = devices, seed, share
+        self.devices, self.accumulate, self.seed, self._share = devices, accumulate, seed, share
         self.units_per_epoch = int(self._chunks.sum())
         self.pairs_per_epoch = len(rows)
         self.steps_per_epoch = -(-self.pairs_per_epoch // batch_pairs)
@@ -118,7 +119,8 @@ class BatchSource:
             self.steps_per_epoch = max(self.steps_per_epoch, -(-self.units_per_epoch // batch_items))
         self.steps_per_epoch = min(self.steps_per_epoch, self.units_per_epoch)
         slots = -(-self.units_per_epoch // self.steps_per_epoch)
-        self._slots = -(-slots // devices)
+        self._parts = devices * accumulate
+        self._slots = -(-slots // self._parts)
         self._pair_capacity, self._row_capacity = self._measure()
 
     @property
@@ -154,20 +156,27 @@ class BatchSource:
     def batch(self, epoch: int, step: int) -> Batch:
         """The global batch of a step, sliced for the devices: unit j goes to device j mod D.
 
+        With `accumulate` = A above 1 unit j goes to part j mod (D A), and every array has the leading axes [D, A].
         With a `share` (a slice of 0..D-1, the devices of this process) only those slices are built, of the same shapes.
         """
         units = self.units(epoch, step)
         owner = np.repeat(np.arange(len(units.item)), units.size)
-        parts = [np.flatnonzero(np.arange(len(units.item)) % self.devices == d) for d in range(self.devices)]
-        pair_parts = [np.flatnonzero(owner % self.devices == d) for d in range(self.devices)]
+        parts = [np.flatnonzero(np.arange(len(units.item)) % self._parts == d) for d in range(self._parts)]
+        pair_parts = [np.flatnonzero(owner % self._parts == d) for d in range(self._parts)]
         pair_capacity = rung(self._pair_capacity, max(len(p) for p in pair_parts))
         packed = [self._pack(units.item[part]) for part in parts]
         row_capacity = rung(self._row_capacity, max(rows for _, _, rows in packed)) if self._tokens is not None else 0
+        chosen = [
+            part
+            for device in range(self.devices)[self._share]
+            for part in range(device * self.accumulate, (device + 1) * self.accumulate)
+        ]
         slices = [
-            self._slice(units, part, pairs, owner, layout, pair_capacity, row_capacity)
-            for part, pairs, layout in list(zip(parts, pair_parts, packed, strict=True))[self._share]
+            self._slice(units, parts[n], pair_parts[n], owner, packed[n], pair_capacity, row_capacity) for n in chosen
         ]
         stacked = [None if arrays[0] is None else np.stack(arrays) for arrays in zip(*slices, strict=True)]
+        if self.accumulate > 1:
+            stacked = [a if a is None else a.reshape(-1, self.accumulate, *a.shape[1:]) for a in stacked]
         return Batch._make(stacked)
 
     def _slice(
@@ -194,7 +203,7 @@ class BatchSource:
             item=items,
             gate=gate,
             pair_user=padded(self._interactions.user[rows], pair_capacity, self._num_users),
-            pair_item=padded((owner[pairs] // self.devices).astype(np.int32), pair_capacity, 0),
+            pair_item=padded((owner[pairs] // self._parts).astype(np.int32), pair_capacity, 0),
             target=padded(self._interactions.rating[rows], pair_capacity, 0.0),
             weight=padded(np.ones(len(rows), np.float32), pair_capacity, 0.0),
             token_ids=token_ids,
@@ -231,8 +240,8 @@ class BatchSource:
         pairs, rows = 1, 1
         for step in steps:
             units = self.units(0, int(step))
-            for device in range(self.devices):
-                part = slice(device, None, self.devices)
+            for first in range(self._parts):
+                part = slice(first, None, self._parts)
                 pairs = max(pairs, int(units.size[part].sum()))
                 rows = max(rows, self._pack(units.item[part])[2])
         # Pairs of a batch vary with the popularity of its items; token rows hardly, since lengths are dealt evenly.

@@ -12,25 +12,45 @@ from ltrec_jax.types import PyTree
 Schedule = Callable[[jnp.ndarray], jnp.ndarray]
 
 
-def warmup_cosine(total_steps: int, warmup: float) -> Schedule:
-    """Factor on a peak rate: linear from near 0 to 1 over the first `warmup` share of steps, then a cosine to 0."""
-    warm = round(total_steps * warmup)
+def make_schedule(config: TrainConfig, total_steps: int) -> Schedule:
+    """Factor on a peak rate: linear from near 0 to 1 over the first `warmup` share of steps, then as `decay` says.
+
+    "cosine" and "linear" fall to 0 at the last step, "constant" stays at 1.
+    """
+    warm = round(total_steps * config.warmup)
 
     def factor(step: jnp.ndarray) -> jnp.ndarray:
         rising = (step + 1) / max(warm, 1)
         done = jnp.clip((step - warm) / max(total_steps - warm, 1), 0.0, 1.0)
-        return jnp.where(step < warm, rising, 0.5 * (1 + jnp.cos(jnp.pi * done)))
+        return jnp.where(step < warm, rising, _FALLING[config.decay](done))
 
     return factor
 
 
-def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:
+_FALLING: dict[str, Schedule] = {
+    "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * done)),
+    "linear": lambda done: 1 - done,
+    "constant": jnp.ones_like,
+}
+
+
+def layer_rate(path: tuple[str, ...], num_layers: int, layer_decay: float) -> float:
+    """Factor on an encoder leaf's rate: layer_decay^(layers above it) (Howard & Ruder, ACL 2018).
+
+    The top layer (and the pooler) has 1, the embeddings lie below the lowest layer.
+    """
+    if "layer" in path:
+        return layer_decay ** (num_layers - 1 - int(path[path.index("layer") + 1]))
+    return layer_decay**num_layers if "embeddings" in path else 1.0
+
+
+def make_optimizer(config: TrainConfig, total_steps: int, num_layers: int) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter, 2019) over the trainable subtree {encoder: ..., head: ...}.
 
     The global norm is clipped first; kernels and embeddings decay, biases and LayerNorm scales do not; encoder and
-    head have peaks and decays of their own under one schedule.
+    head have peaks and decays of their own under one schedule, the encoder's falling from layer to layer downwards.
     """
-    factor = warmup_cosine(total_steps, config.warmup)
+    factor = make_schedule(config, total_steps)
 
     def part(peak: float, decay: float) -> optax.GradientTransformation:
         return optax.chain(
@@ -39,14 +59,19 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTrans
             optax.scale_by_schedule(lambda step: -peak * factor(step)),
         )
 
+    def by_depth(updates: PyTree, _: PyTree) -> PyTree:
+        return jax.tree.map_with_path(
+            lambda path, leaf: leaf * layer_rate(tuple(key.key for key in path), num_layers, config.layer_decay),
+            updates,
+        )
+
+    encoder = part(config.learning_rate, config.weight_decay)
+    if config.layer_decay != 1.0:
+        encoder = optax.chain(encoder, optax.stateless(by_depth))
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         optax.multi_transform(
-            {
-                "encoder": part(config.learning_rate, config.weight_decay),
-                "head": part(config.head_learning_rate, config.head_weight_decay),
-            },
-            _part_of_leaf,
+            {"encoder": encoder, "head": part(config.head_learning_rate, config.head_weight_decay)}, _part_of_leaf
         ),
     )
 

@@ -23,14 +23,13 @@ from ltrec_jax.train import sparse_table
 from ltrec_jax.train.batches import Batch, BatchSource
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.loop import Evaluate, Outcome, Phase, Step, run_phase
-from ltrec_jax.train.optimizer import make_optimizer, warmup_cosine
+from ltrec_jax.train.optimizer import layer_rate, make_optimizer, make_schedule
 from ltrec_jax.train.pair_loss import RMSE, PooledTexts, make_pair_loss, row_ids
 from ltrec_jax.train.problem import Problem
 from ltrec_jax.train.state import (
     WORDS,
     TrainState,
     full_params,
-    merge,
     own_copy,
     partition,
     trainable_rule,
@@ -86,7 +85,7 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
     if start is None:
         head, tables = _fresh_head(problem), _fresh_tables(problem)
     else:
-        head = merge(start.trainable, without(start.frozen, ("features",)))["head"]
+        head = full_params(start)["head"]
         tables = start.tables
     encoder_params: PyTree = jax.tree.map(jnp.asarray, encoder.params)
     if train.trainable == "all":
@@ -156,7 +155,7 @@ def parameters(problem: Problem, state: TrainState) -> PyTree:
 
 
 def _items(problem: Problem, prepared: Prepared, state: TrainState, items: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    head = merge(state.trainable, state.frozen)["head"]
+    head = full_params(state)["head"]
     anchor, text_bias = Head(problem.config.model.embedding_dim).apply({"params": head}, prepared.pooled(state, items))
     rows = sparse_table.gather(state.tables["items"], items)
     q, b = two_tower.item_vectors(anchor, text_bias, rows, problem.gate_I[items])
@@ -187,10 +186,16 @@ def _state_and_step(
 ) -> tuple[TrainState, Step]:
     model, spread = problem.config.model, problem.spread
     total = max(epochs * source.steps_per_epoch, 1)
-    optimizer = make_optimizer(train, total)
-    learning, frozen = partition(params, trainable_rule(train.trainable, problem.encoder.config.num_layers))
+    num_layers = problem.encoder.config.num_layers
+    optimizer = make_optimizer(train, total, num_layers)
+    learning, frozen = partition(params, trainable_rule(train.trainable, num_layers))
     state = TrainState(
-        step=jnp.int32(0), trainable=learning, frozen=frozen, tables=tables, optimizer=optimizer.init(learning)
+        step=jnp.int32(0),
+        trainable=learning,
+        frozen=frozen,
+        tables=tables,
+        optimizer=optimizer.init(learning),
+        average=learning if train.average else None,
     )
     body = make_train_step(
         loss=make_pair_loss(pooled_texts=pooled, head=Head(model.embedding_dim), objective=squared_error, model=model),
@@ -200,10 +205,12 @@ def _state_and_step(
         table_rates={
             "users": train.table_learning_rate,
             "items": train.table_learning_rate,
-            "words": train.learning_rate,
+            "words": train.learning_rate * layer_rate(WORDS, num_layers, train.layer_decay),
         },
         table_decay={"users": 0.0, "items": 0.0, "words": train.weight_decay},
-        schedule=warmup_cosine(total, train.warmup),
+        schedule=make_schedule(train, total),
+        accumulate=train.accumulate,
+        average=train.average,
         axis=spread.axis,
     )
     # The step donates its state; the features and the loaded weights must outlive it.
@@ -250,4 +257,4 @@ def _fresh_tables(problem: Problem) -> dict[str, sparse_table.SparseTable]:
 
 
 def _mu(state: TrainState) -> float:
-    return float(merge(state.trainable, state.frozen)["head"]["mu"])
+    return float(full_params(state)["head"]["mu"])

@@ -63,6 +63,7 @@ class Problem:
             row_length=min(train.row_length, max(_SHORTEST_ROW, -(-longest // _ROW_STEP) * _ROW_STEP)),
             pad_id=self.encoder.config.pad_token_id,
             devices=self.spread.count,
+            accumulate=train.accumulate,
             seed=self.config.seed,
         )
 

@@ -19,13 +19,17 @@ WORDS = ("encoder", "embeddings", "word_embeddings", "embedding")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """step int32; `trainable` and `frozen` partition the parameters; tables users, items [N, D + 1], words [V, E]."""
+    """step int32; `trainable` and `frozen` partition the parameters; tables users, items [N, D + 1], words [V, E].
+
+    `average` is the moving average of `trainable`, or None where none is kept.
+    """
 
     step: jax.Array
     trainable: PyTree
     frozen: PyTree
     tables: dict[str, SparseTable]
     optimizer: Any
+    average: PyTree | None = None
 
 
 def partition(params: PyTree, is_trainable: Callable[[Path], bool]) -> tuple[PyTree, PyTree]:
@@ -77,8 +81,8 @@ def trainable_rule(what: str, num_layers: int) -> Callable[[Path], bool]:
 
 
 def full_params(state: TrainState) -> PyTree:
-    """The whole parameter tree of encoder and head, the word table back in its place."""
-    trees = [state.trainable, state.frozen]
+    """The whole parameter tree as it is evaluated: the average where one is kept, the word table back in its place."""
+    trees = [state.trainable if state.average is None else state.average, state.frozen]
     if "words" in state.tables:
         trees.append(traverse_util.unflatten_dict({WORDS: state.tables["words"].values}))
     return merge(*trees)

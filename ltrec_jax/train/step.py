@@ -38,26 +38,55 @@ def make_train_step(
     table_update: sparse_table.Update = sparse_table.lazy_adam,
     table_rates: Mapping[str, float] | None = None,
     table_decay: Mapping[str, float] | None = None,
+    accumulate: int = 1,
+    average: float = 0.0,
 ) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """The body of one step. `table_rates` and `table_decay` give each table's peak learning rate and lazy weight decay.
 
     What is minimised is the loss of the global batch divided by its weight. Metrics are sums over the global batch:
     what the loss reports, `weight`, and the norm of the dense gradient.
+
+    With `accumulate` = A above 1 every leaf of a batch has a leading axis A: the slices go through one after the other,
+    their gradients are summed and applied once, as for the undivided batch. `average` above 0 keeps the moving average
+    a <- average a + (1 - average) w of the dense leaves (Polyak & Juditsky, 1992) in states that have one.
     """
     rates, decay = table_rates or {}, table_decay or {}
 
-    def step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = parallel.device_key(jax.random.fold_in(key, state.step), axis)
+    def gradients(
+        state: TrainState, batch: Any, key: jax.Array, scale: jax.Array
+    ) -> tuple[PyTree, dict[str, Array], Rows, dict[str, jax.Array]]:
+        """Of one slice: dense gradient, touched rows and their gradients, sums to report."""
         ids = {name: found for name, found in row_ids(batch).items() if name in state.tables}
         rows = {name: sparse_table.gather(state.tables[name], ids[name]) for name in state.tables}
-        weight = parallel.sum_over_devices(jnp.sum(batch.weight), axis)
-        scale = parallel.axis_size(axis) / jnp.maximum(weight, 1e-12)
 
         def scaled(trainable: PyTree, rows: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
             value, sums = loss(merge(trainable, state.frozen), rows, batch, key)
             return scale * value, sums
 
         (dense, sparse), sums = jax.grad(scaled, argnums=(0, 1), has_aux=True)(state.trainable, rows)
+        return dense, ids, sparse, sums
+
+    def accumulated(
+        state: TrainState, batch: Any, key: jax.Array, scale: jax.Array
+    ) -> tuple[PyTree, dict[str, Array], Rows, dict[str, jax.Array]]:
+        def add(total: PyTree, each: tuple[Any, jax.Array]) -> tuple[PyTree, tuple[dict[str, Array], Rows]]:
+            dense, ids, sparse, sums = gradients(state, each[0], each[1], scale)
+            return jax.tree.map(jnp.add, total, (dense, sums)), (ids, sparse)
+
+        keys = jax.random.split(key, accumulate)
+        first = jax.tree.map(lambda leaf: leaf[0], (batch, keys))
+        shapes = jax.eval_shape(lambda slice_, key: gradients(state, slice_, key, scale), *first)
+        start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], shapes[3]))
+        (dense, sums), touched = jax.lax.scan(add, start, (batch, keys))
+        ids, sparse = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), touched)
+        return dense, ids, sparse, sums
+
+    def step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = parallel.device_key(jax.random.fold_in(key, state.step), axis)
+        weight = parallel.sum_over_devices(jnp.sum(batch.weight), axis)
+        scale = parallel.axis_size(axis) / jnp.maximum(weight, 1e-12)
+        of_batch = gradients if accumulate == 1 else accumulated
+        dense, ids, sparse, sums = of_batch(state, batch, key, scale)
         dense = parallel.mean_over_devices(dense, axis)
         updates, optimizer_state = optimizer.update(dense, state.optimizer, state.trainable)
         tables = {
@@ -76,12 +105,18 @@ def make_train_step(
             "weight": weight,
             "gradient_norm": optax.tree.norm(dense),
         }
+        trainable = optax.apply_updates(state.trainable, updates)
+        if state.average is not None:
+            averaged = jax.tree.map(lambda a, w: average * a + (1 - average) * w, state.average, trainable)
+        else:
+            averaged = None
         state = dataclasses.replace(
             state,
             step=state.step + 1,
-            trainable=optax.apply_updates(state.trainable, updates),
+            trainable=trainable,
             tables=tables,
             optimizer=optimizer_state,
+            average=averaged,
         )
         return state, metrics
 

@@ -4,12 +4,16 @@ import optax
 import pytest
 
 from ltrec_jax.config import TrainConfig
-from ltrec_jax.train.optimizer import make_optimizer, warmup_cosine
+from ltrec_jax.train.optimizer import make_optimizer, make_schedule
 
 
-def test_schedule_rises_peaks_and_falls_to_zero():
-    factor = warmup_cosine(100, 0.1)
-    values = np.array([float(factor(jnp.int32(step))) for step in range(101)])
+def factors(steps, **changes):
+    factor = make_schedule(TrainConfig(**changes), steps)
+    return np.array([float(factor(jnp.int32(step))) for step in range(steps + 1)])
+
+
+def test_cosine_rises_peaks_and_falls_to_zero():
+    values = factors(100, warmup=0.1)
     np.testing.assert_allclose(values[:10], np.arange(1, 11) / 10, rtol=1e-6)
     assert values[10] == 1.0
     np.testing.assert_allclose(values[55], 0.5, atol=1e-6)
@@ -17,8 +21,33 @@ def test_schedule_rises_peaks_and_falls_to_zero():
     assert (np.diff(values[10:]) <= 0).all()
 
 
+def test_linear_and_constant():
+    np.testing.assert_allclose(factors(100, warmup=0.1, decay="linear")[10:], np.linspace(1, 0, 91), atol=1e-6)
+    np.testing.assert_array_equal(factors(100, warmup=0.1, decay="constant")[10:], 1.0)
+
+
 def test_without_warmup_the_first_step_has_the_peak():
-    assert float(warmup_cosine(10, 0.0)(jnp.int32(0))) == 1.0
+    assert factors(10, warmup=0.0)[0] == 1.0
+
+
+def test_rates_fall_from_layer_to_layer():
+    def stack(value):
+        layers = {str(i): {"output": {"dense": {"bias": jnp.full(2, value)}}} for i in range(12)}
+        word = {"LayerNorm": {"bias": jnp.full(2, value)}}
+        return {
+            "encoder": {"embeddings": word, "encoder": {"layer": layers}},
+            "head": {"projection": jnp.full(2, value)},
+        }
+
+    config = TrainConfig(warmup=0.0, learning_rate=1.0, head_learning_rate=1.0, layer_decay=0.5, head_weight_decay=0.0)
+    optimizer = make_optimizer(config, 10, num_layers=12)
+    updates, _ = optimizer.update(stack(1e-3), optimizer.init(stack(1.0)), stack(1.0))
+    encoder = updates["encoder"]
+    for i in range(12):
+        layer = encoder["encoder"]["layer"][str(i)]["output"]["dense"]["bias"]
+        np.testing.assert_allclose(layer, -(0.5 ** (11 - i)), rtol=1e-3)
+    np.testing.assert_allclose(encoder["embeddings"]["LayerNorm"]["bias"], -(0.5**12), rtol=1e-3)
+    np.testing.assert_allclose(updates["head"]["projection"], -1.0, rtol=1e-3)
 
 
 def first_updates(**changes):
@@ -31,7 +60,7 @@ def first_updates(**changes):
         "encoder": {"dense": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}},
         "head": {"projection": -jnp.ones(3)},
     }
-    optimizer = make_optimizer(config, 10)
+    optimizer = make_optimizer(config, 10, num_layers=2)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     return updates
 
@@ -54,7 +83,7 @@ def test_the_gradient_is_clipped_over_all_leaves_together():
     config = TrainConfig(clip_norm=1.0)
     params = {"encoder": {"a": {"bias": jnp.zeros(1)}}, "head": {"projection": jnp.zeros(1)}}
     gradients = {"encoder": {"a": {"bias": jnp.array([3.0])}}, "head": {"projection": jnp.array([4.0])}}
-    optimizer = make_optimizer(config, 10)
+    optimizer = make_optimizer(config, 10, num_layers=2)
     _, state = optimizer.update(gradients, optimizer.init(params), params)
     first_moment = optax.tree.get_all_with_path(state, "mu")
     found = sorted(float(leaf[0]) for _, tree in first_moment for leaf in _arrays(tree))

@@ -59,6 +59,34 @@ def test_eight_devices_give_the_parameters_of_one(problem, mode, prepare):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.parametrize("prepare", [encoder_phase, head_phase])
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_accumulated_slices_give_the_step_of_the_whole_batch(problem, mode, prepare):
+    whole, rows_of_whole = run_steps(on(problem, parallel.choose("jit")), prepare)
+    spread = parallel.choose(mode, count=None if mode == "jit" else 2)
+    sliced, rows_of_sliced = run_steps(on(problem, spread, accumulate=3), prepare)
+    for a, b in zip(rows_of_whole, rows_of_sliced, strict=True):
+        np.testing.assert_allclose(a["squared_error"], b["squared_error"], rtol=1e-4)
+        assert a["weight"] == b["weight"]
+    for (path, a), b in zip(jax.tree.leaves_with_path(whole), jax.tree.leaves(sliced), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4, err_msg=jax.tree_util.keystr(path))
+
+
+def test_the_moving_average_is_kept_and_evaluated(problem):
+    settled = on(problem, problem.spread, average=0.5, decay="constant", warmup=0.0)
+    prepared = encoder_phase(settled)
+    key, state = problem.spread.replicate(jax.random.key(0)), prepared.state
+    expected = jax.device_get(state.trainable)
+    for number in range(3):
+        state, _ = prepared.step(state, problem.spread.shard(prepared.source.batch(0, number)), key)
+        expected = jax.tree.map(lambda a, w: 0.5 * a + 0.5 * w, expected, jax.device_get(state.trainable))
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state.average), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    evaluated = full_params(state)["head"]["projection"]
+    np.testing.assert_array_equal(evaluated, state.average["head"]["projection"])
+    assert not np.array_equal(evaluated, state.trainable["head"]["projection"])
+
+
 def test_dropout_masks_differ_between_devices(problem):
     dropped = dataclasses.replace(problem.config.model, embedding_dropout=0.5)
     problem = dataclasses.replace(problem, config=dataclasses.replace(problem.config, model=dropped))
