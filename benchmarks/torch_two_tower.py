@@ -1,0 +1,234 @@
+"""The same two-tower model in PyTorch, written as one would write it: the rival of the training benchmarks.
+
+It reads what `exchange.write` left in a folder (weights, batches, settings), trains, and prints losses and seconds as
+JSON. It knows nothing of JAX or ltrec_jax:  python benchmarks/torch_two_tower.py FOLDER '{"variant": "deduplicated"}'
+
+Variants: `plain` encodes the text of every pair of a random batch, padded to the batch's longest, with dense Adam, as
+the field's tutorials do; `deduplicated` takes the very batches that ltrec_jax uses, each text once, packed.
+"""
+
+import contextlib
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModel
+
+Batch = dict[str, torch.Tensor]
+
+
+class TwoTower(nn.Module):
+    """score(u, i) = mu + b_u + b_i + <p_u, q_i> over BertModel; tables hold vector and bias side by side."""
+
+    def __init__(self, folder: Path, *, sparse: bool) -> None:
+        super().__init__()
+        self.bert = AutoModel.from_pretrained(folder / "encoder", add_pooling_layer=False).eval()
+        self.bert.embeddings.word_embeddings.sparse = sparse
+        head = np.load(folder / "head.npz")
+        self.register_buffer("mu", torch.from_numpy(head["mu"]))
+        self.register_buffer("center", torch.from_numpy(head["center"]))
+        self.projection = nn.Parameter(torch.from_numpy(head["projection"]))
+        self.text_bias = nn.Parameter(torch.from_numpy(head["text_bias"]))
+        # One row more than there are users and items: padding.
+        self.users = _table(head["users"], sparse=sparse)
+        self.items = _table(head["items"], sparse=sparse)
+
+    def pooled(self, batch: Batch) -> torch.Tensor:
+        """Mean-pooled text vectors [K, E] of the batch's packed or padded texts."""
+        hidden = self.bert(
+            input_ids=batch["token_ids"], attention_mask=batch["mask"], position_ids=batch["position"]
+        ).last_hidden_state
+        # Autocast leaves bfloat16 behind; sums over tokens want float32.
+        hidden = hidden.float().flatten(0, 1)
+        slots = len(batch["item"])
+        sums = hidden.new_zeros(slots + 1, hidden.shape[1]).index_add(0, batch["slot"], hidden)
+        counts = torch.bincount(batch["slot"], minlength=slots + 1).clamp(min=1)
+        return (sums / counts[:, None])[:slots]
+
+    def loss(self, batch: Batch, l2: dict[str, float], *, normalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """(objective, squared error), both means over the weighted pairs."""
+        pooled = self.pooled(batch)
+        if normalise:
+            pooled = nn.functional.normalize(pooled, dim=1)
+        z = nn.functional.normalize(pooled - self.center, dim=1, eps=1e-6)
+        user, item, weight = self.users(batch["pair_user"]), self.items(batch["item"]), batch["weight"]
+        gated = batch["gate"][:, None] * item
+        q, b = z @ self.projection + gated[:, :-1], z @ self.text_bias + gated[:, -1]
+        slot = batch["pair_item"]
+        score = self.mu + user[:, -1] + b[slot] + (user[:, :-1] * q[slot]).sum(1)
+        error = (weight * (score - batch["target"]) ** 2).sum()
+        per_user = l2["user"] * (user[:, :-1] ** 2).sum(1) + l2["bias"] * user[:, -1] ** 2
+        per_item = l2["item"] * (item[:, :-1] ** 2).sum(1) + l2["bias"] * item[:, -1] ** 2
+        penalty = (weight * (per_user + per_item[slot])).sum()
+        total = weight.sum()
+        return (error + penalty) / total, (error / total).detach()
+
+
+def _table(rows: np.ndarray, *, sparse: bool) -> nn.Embedding:
+    table = nn.Embedding(len(rows) + 1, rows.shape[1], padding_idx=len(rows), sparse=sparse)
+    with torch.no_grad():
+        table.weight.copy_(torch.from_numpy(np.concatenate([rows, np.zeros_like(rows[:1])])))
+    return table
+
+
+def optimizers(model: TwoTower, settings: dict[str, Any], *, sparse: bool) -> list[torch.optim.Optimizer]:
+    """AdamW over encoder and head, Adam over the tables; with `sparse`, SparseAdam over all three tables."""
+    words = model.bert.embeddings.word_embeddings.weight
+    tables = [model.users.weight, model.items.weight]
+    groups: list[dict[str, Any]] = []
+    for name, parameter in model.bert.named_parameters():
+        if parameter is words and sparse:
+            continue
+        decays = parameter.ndim == 2
+        decay = settings["weight_decay"] if decays else 0.0
+        groups.append({"params": [parameter], "lr": settings["learning_rate"], "weight_decay": decay, "name": name})
+    merged = [
+        {"params": [p for g in groups if g["weight_decay"] == decay for p in g["params"]], "weight_decay": decay}
+        | {"lr": settings["learning_rate"]}
+        for decay in {g["weight_decay"] for g in groups}
+    ]
+    head = {
+        "params": [model.projection, model.text_bias],
+        "lr": settings["head_learning_rate"],
+        "weight_decay": settings["head_weight_decay"],
+    }
+    rate = settings["table_learning_rate"]
+    if sparse:
+        return [
+            torch.optim.AdamW([*merged, head], fused=True),
+            torch.optim.SparseAdam(tables, lr=rate),
+            torch.optim.SparseAdam([words], lr=settings["learning_rate"]),
+        ]
+    return [torch.optim.AdamW([*merged, head, {"params": tables, "lr": rate, "weight_decay": 0.0}], fused=True)]
+
+
+def factor(step: int, settings: dict[str, Any]) -> float:
+    """Linear warm-up, then a cosine to 0, over `total_steps`."""
+    total, warm = settings["total_steps"], round(settings["total_steps"] * settings["warmup"])
+    if step < warm:
+        return (step + 1) / max(warm, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(max((step - warm) / max(total - warm, 1), 0.0), 1.0)))
+
+
+def packed_batches(folder: Path) -> Callable[[int], Batch]:
+    """Batch number n of the exchanged ones: packed rows, a token sees the tokens of its text."""
+    stored = [dict(np.load(path)) for path in sorted(folder.glob("batch-*.npz"))]
+
+    def make(number: int) -> Batch:
+        raw = {name: torch.from_numpy(value) for name, value in stored[number % len(stored)].items()}
+        slot = raw["token_slot"].long()
+        return {
+            "token_ids": raw["token_ids"].long(),
+            "position": raw["token_position"].long(),
+            "mask": (slot[:, :, None] == slot[:, None, :])[:, None],
+            "slot": slot.flatten(),
+            "item": raw["item"].long(),
+            "gate": raw["gate"],
+            "pair_user": raw["pair_user"].long(),
+            "pair_item": raw["pair_item"].long(),
+            "target": raw["target"],
+            "weight": raw["weight"],
+        }
+
+    return make
+
+
+def plain_batches(folder: Path, size: int, *, like_packed: bool = False) -> Callable[[int], Batch]:
+    """Random batches of `size` pairs, every pair with its own copy of its item's text, padded to the longest.
+
+    `like_packed` takes the pairs of the exchanged batches instead, for the comparison of losses.
+    """
+    texts, pairs = np.load(folder / "texts.npz"), np.load(folder / "pairs.npz")
+    values, offsets = texts["values"], texts["offsets"]
+    order = np.random.default_rng(0).permutation(len(pairs["user"]))
+    stored = [dict(np.load(path)) for path in sorted(folder.glob("batch-*.npz"))] if like_packed else []
+
+    def make(number: int) -> Batch:
+        if stored:
+            raw = stored[number % len(stored)]
+            used = raw["weight"] > 0
+            user, item, rating = raw["pair_user"][used], raw["item"][raw["pair_item"][used]], raw["target"][used]
+        else:
+            rows = order[(number * size) % len(order) :][:size]
+            user, item, rating = (pairs[name][rows] for name in ("user", "item", "rating"))
+        lengths = (offsets[item + 1] - offsets[item]).astype(np.int64)
+        ids = np.zeros((len(item), int(lengths.max())), np.int64)
+        for row, i in enumerate(item):
+            ids[row, : lengths[row]] = values[offsets[i] : offsets[i + 1]]
+        mask = torch.from_numpy(np.arange(ids.shape[1])[None] < lengths[:, None])
+        count = len(item)
+        return {
+            "token_ids": torch.from_numpy(ids),
+            "position": torch.arange(ids.shape[1])[None],
+            "mask": mask.long(),
+            "slot": torch.where(mask, torch.arange(count)[:, None], count).flatten(),
+            "item": torch.from_numpy(item).long(),
+            "gate": torch.from_numpy(texts["gate"][item]),
+            "pair_user": torch.from_numpy(user).long(),
+            "pair_item": torch.arange(count),
+            "target": torch.from_numpy(rating),
+            "weight": torch.ones(count),
+        }
+
+    return make
+
+
+@contextlib.contextmanager
+def precision(name: str) -> Iterator[None]:
+    with torch.autocast("cpu", dtype=torch.bfloat16) if name == "bfloat16" else contextlib.nullcontext():
+        yield
+
+
+def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """Losses and seconds of `steps` steps; making the batch is not timed."""
+    settings = json.loads((folder / "settings.json").read_text())
+    torch.manual_seed(0)
+    torch.set_num_threads(asked.get("threads", 2))
+    sparse = asked.get("sparse", False)
+    model = TwoTower(folder, sparse=sparse)
+    steppers = optimizers(model, settings, sparse=sparse)
+    peaks = [[group["lr"] for group in stepper.param_groups] for stepper in steppers]
+    dense = [p for group in steppers[0].param_groups for p in group["params"]]
+    tables = (model.users.weight, model.items.weight, model.bert.embeddings.word_embeddings.weight)
+    clipped = [p for p in dense if not any(p is table for table in tables)]
+    if asked["variant"] == "plain":
+        make = plain_batches(folder, asked.get("batch", 64), like_packed=asked.get("like_packed", False))
+    else:
+        make = packed_batches(folder)
+    losses, seconds, pairs = [], [], 0
+    for number in range(asked["steps"]):
+        batch = make(number)
+        start = time.perf_counter()
+        for stepper, own in zip(steppers, peaks, strict=True):
+            for group, peak in zip(stepper.param_groups, own, strict=True):
+                group["lr"] = peak * factor(number, settings)
+            stepper.zero_grad(set_to_none=True)
+        with precision(asked.get("precision", "float32")):
+            loss, error = model.loss(batch, settings["l2"], normalise=settings["normalise"])
+        loss.backward()
+        if settings["clip_norm"]:
+            nn.utils.clip_grad_norm_(clipped, settings["clip_norm"])
+        for stepper in steppers:
+            stepper.step()
+        losses.append(float(error))
+        seconds.append(time.perf_counter() - start)
+        pairs += int((batch["weight"] > 0).sum())
+    return {
+        "losses": losses,
+        "seconds": seconds,
+        "pairs": pairs,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20),
+        "torch": torch.__version__,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(train(Path(sys.argv[1]), json.loads(sys.argv[2]))))

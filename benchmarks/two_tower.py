@@ -1,0 +1,128 @@
+"""Our side of the training benchmarks, and what the PyTorch side needs to train the same model on the same batches.
+
+Out of scope: which sizes are compared (the `bench_*` scripts), the rival itself (`torch_two_tower`).
+"""
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ltrec_jax import parallel, storage
+from ltrec_jax.config import Config
+from ltrec_jax.data import sources, splits
+from ltrec_jax.encoder.weights import export_weights
+from ltrec_jax.train import phases
+from ltrec_jax.train.phases import Prepared
+from ltrec_jax.train.problem import Problem, load_problem
+from ltrec_jax.train.state import full_params
+
+RIVAL = Path(__file__).with_name("torch_two_tower.py")
+
+
+def configuration(dataset: str = "movielens-100k", *, precision: str = "float32", **train: Any) -> Config:
+    """The quickstart's settings without the products' dropout, whose masks could not be the same on both sides."""
+    config = Config()
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, dataset=dataset, split="random"),
+        encoder=dataclasses.replace(config.encoder, precision=precision),
+        model=dataclasses.replace(config.model, embedding_dropout=0.0),
+        train=dataclasses.replace(config.train, **train),
+    )
+
+
+def problem_of(config: Config) -> Problem:
+    """The problem on one device; compiled programs are kept as for every run."""
+    parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
+    dataset = sources.load(config.data.dataset)
+    split = splits.random(dataset, test=config.data.test, validation=config.data.validation, seed=config.seed)
+    return load_problem(split, config, spread=parallel.choose("jit"))
+
+
+def write_exchange(problem: Problem, prepared: Prepared, folder: Path, batches: int) -> None:
+    """Weights, settings, batches, texts and pairs, for the rival to start from the same point."""
+    folder.mkdir(parents=True, exist_ok=True)
+    params = full_params(prepared.state)
+    export_weights(problem.encoder, folder / "encoder", formats=("safetensors",), replace=True)
+    tables = {name: np.asarray(prepared.state.tables[name].values) for name in ("users", "items")}
+    np.savez(folder / "head.npz", **{k: np.asarray(v) for k, v in params["head"].items()}, **tables)
+    for number in range(batches):
+        batch = prepared.source.batch(*divmod(number, prepared.source.steps_per_epoch))
+        np.savez(folder / f"batch-{number:04}.npz", **{k: v[0] for k, v in batch._asdict().items()})
+    tokens, train = problem.tokens, problem.split.train
+    np.savez(folder / "texts.npz", values=tokens.values, offsets=tokens.offsets, gate=problem.gate_I)
+    np.savez(folder / "pairs.npz", user=train.user, item=train.item, rating=train.rating)
+    t, m = problem.config.train, problem.config.model
+    settings = {
+        "learning_rate": t.learning_rate,
+        "head_learning_rate": t.head_learning_rate,
+        "table_learning_rate": t.table_learning_rate,
+        "weight_decay": t.weight_decay,
+        "head_weight_decay": t.head_weight_decay,
+        "warmup": t.warmup,
+        "total_steps": prepared.phase.epochs * prepared.source.steps_per_epoch,
+        "clip_norm": t.clip_norm,
+        "l2": {"user": m.user_l2, "item": m.item_l2, "bias": m.bias_l2},
+        "normalise": problem.encoder.normalize,
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+
+
+def run_ours(problem: Problem, prepared: Prepared, steps: int, *, first: int = 0) -> dict[str, Any]:
+    """Losses and seconds of single steps, each blocked on; the first has the compilation in it."""
+    key = problem.spread.replicate(phases.stream(problem, prepared.phase.name))
+    state, losses, seconds, pairs = prepared.state, [], [], 0.0
+    for number in range(first, first + steps):
+        batch = problem.spread.shard(prepared.source.batch(*divmod(number, prepared.source.steps_per_epoch)))
+        jax.block_until_ready(batch)
+        start = time.perf_counter()
+        state, metrics = prepared.step(state, batch, key)
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - start)
+        found = jax.device_get(metrics)
+        losses.append(float(found["squared_error"] / found["weight"]))
+        pairs += float(found["weight"])
+    return {"losses": losses, "seconds": seconds, "pairs": pairs}
+
+
+def run_rival(folder: Path, torch_python: str, **asked: Any) -> dict[str, Any]:
+    """The PyTorch side in a process of its own."""
+    command = [torch_python, str(RIVAL), str(folder), json.dumps(asked)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def largest_difference(ours: list[float], theirs: list[float]) -> float:
+    """The largest relative difference of two loss curves."""
+    a, b = np.asarray(ours), np.asarray(theirs)
+    return float(np.max(np.abs(a - b) / np.abs(b)))
+
+
+def steady(seconds: list[float], skip: int = 3) -> float:
+    """Median without the first steps, which compile and warm up."""
+    return statistics.median(seconds[skip:])
+
+
+def summary(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a run in the JSON file."""
+    kept = {key: value for key, value in result.items() if key not in ("losses",)}
+    return kept | {"median_seconds": steady(result["seconds"])}
+
+
+def middle(runs: list[dict[str, Any]]) -> float:
+    """Median over runs of their median step."""
+    return statistics.median(run["median_seconds"] for run in runs)
+
+
+def default_torch_python() -> str:
+    return sys.executable
