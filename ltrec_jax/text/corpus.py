@@ -5,6 +5,7 @@ No more than a chunk of a file is in memory. Out of scope: tokens (`store`), wha
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,33 +85,53 @@ def from_dataset(dataset: Dataset, template: str = "") -> Corpus:
 def from_file(path: Path, id_column: str, text_column: str, template: str = "") -> Corpus:
     """A Parquet, CSV or TSV file (CSV also gzipped), read block by block; a template may name any of its columns.
 
-    Without a template the text is `text_column`, missing values being "". An unknown column, a row without id, a file
-    that is no such table: `UserError`.
+    Without an id column ("") the ids are "0", "1", ... Without a template the text is `text_column`, missing values
+    being "". An unknown column, a row without id, a file that is no such table: `UserError`.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
     with _readable(path):
         names, count = _schema(path)
-    if id_column not in names:
+    if id_column and id_column not in names:
         raise unknown_name(f"id column in {path}", id_column, names)
     if not template and text_column not in names:
         raise unknown_name(f"text column in {path}", text_column, names)
     chosen = template or "{" + text_column + "}"
     templates.render(chosen, pd.DataFrame(columns=names, dtype=str))
-    wanted = list(dict.fromkeys([id_column, *templates.field_names(chosen)]))
+    fields = templates.field_names(chosen)
+    wanted = list(dict.fromkeys([id_column, *fields] if id_column else fields))
 
     def chunks() -> Iterator[Chunk]:
         row = 0
         with _readable(path):
             for frame in _frames(path, wanted):
-                ids = frame[id_column]
+                ids = frame[id_column] if id_column else pd.Series(range(row, row + len(frame)))
                 if ids.isna().any():
                     raise UserError(f"{path}: row {row + int(ids.isna().argmax()) + 1} has no id ({id_column}).")
                 row += len(frame)
                 yield ids.astype(str).tolist(), templates.render(chosen, frame)
 
     return Corpus(str(path), storage.content_hash(storage.sha256_file(path), id_column, chosen), chunks, count)
+
+
+def from_lines(path: Path) -> Corpus:
+    """A UTF-8 text file with one text per line; ids are "0", "1", ... No such file, other bytes: `UserError`."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+
+    def chunks() -> Iterator[Chunk]:
+        row = 0
+        with path.open(encoding="utf-8") as stream:
+            try:
+                while lines := [line.rstrip("\r\n") for line in itertools.islice(stream, _CHUNK)]:
+                    yield [str(row + at) for at in range(len(lines))], lines
+                    row += len(lines)
+            except UnicodeDecodeError as error:
+                raise UserError(f"Cannot read {path} as UTF-8: {error}.") from error
+
+    return Corpus(str(path), storage.content_hash(storage.sha256_file(path)), chunks)
 
 
 @contextlib.contextmanager
