@@ -33,18 +33,25 @@ class Dense(nn.Module):
         else:
             self.kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def rounded(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """int8: the input as the product takes it, and its scales. Layers with one `input_scale` may share it."""
+        return dense.quantise(x.reshape(-1, self.inputs) * self.input_scale[None, :], axis=1)
+
+    def __call__(self, x: jax.Array, rounded: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
         x_NxI = x.reshape(-1, self.inputs)
         if self.policy == "int8":
-            scales = self.kernel_scale, self.input_scale
-            y_NxO = dense.affine_int8(x_NxI, self.kernel, *scales, self.bias, self.activation)
+            scaled = rounded or self.rounded(x)
+            y_NxO = dense.affine_int8(*scaled, self.kernel, self.kernel_scale, self.bias, self.activation)
         else:
             y_NxO = dense.affine(x_NxI, self.kernel, self.bias, self.policy, self.activation)
         return y_NxO.reshape(*x.shape[:-1], self.outputs)
 
 
-def _layer_norm(config: EncoderConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=jnp.float32)
+def _layer_norm(config: EncoderConfig, policy: dense.Policy = "float32") -> nn.LayerNorm:
+    # E[x^2] - E[x]^2 spares a pass over x (58 against 56 ms for the whole encoder) and loses some of float32's digits,
+    # of which the other policies keep fewer still.
+    fast = policy != "float32"
+    return nn.LayerNorm(epsilon=config.layer_norm_eps, use_fast_variance=fast, dtype=jnp.float32)
 
 
 class Embeddings(nn.Module):
@@ -92,7 +99,8 @@ class SelfAttention(nn.Module):
     def __call__(self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, deterministic: bool) -> jax.Array:
         c = self.config
         shape = (*hidden_RxLxE.shape[:2], c.num_heads, c.head_size)
-        query, key, value = (f(hidden_RxLxE).reshape(shape) for f in (self.query, self.key, self.value))
+        rounded = self.query.rounded(hidden_RxLxE) if self.policy == "int8" else None
+        query, key, value = (f(hidden_RxLxE, rounded).reshape(shape) for f in (self.query, self.key, self.value))
         if deterministic or c.attention_dropout == 0.0:
             context = attention.attention(query, key, value, mask_RxLxL, self.policy)
         else:
@@ -110,8 +118,8 @@ class Output(nn.Module):
     policy: dense.Policy
 
     def setup(self) -> None:
-        self.dense = Dense(self.inputs, self.config.hidden_size, self.policy)
-        self.LayerNorm = _layer_norm(self.config)
+        self.dense = Dense(self.inputs, self.config.hidden_size, dense.outside_int8(self.policy))
+        self.LayerNorm = _layer_norm(self.config, self.policy)
         self.dropout = nn.Dropout(self.config.hidden_dropout)
 
     def __call__(self, x: jax.Array, residual: jax.Array, deterministic: bool) -> jax.Array:

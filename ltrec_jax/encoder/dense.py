@@ -2,7 +2,8 @@
 
 A policy names the operands of the large products; accumulation, bias, activation and everything outside the product
 stay float32. "float32": float32 operands. "bfloat16": operands rounded to bfloat16, float32 result. "int8", for
-inference alone: weights quantised once per output channel, inputs per row as they come, int32 sums.
+inference alone, behind a LayerNorm: weights quantised once per output channel, inputs per row as they come, int32 sums;
+elsewhere as "bfloat16".
 
 Figures in comments: MiniLM's shapes (E=384, F=1536, 12 heads), 1,024 tokens, 2 cores with AMX, medians.
 """
@@ -35,18 +36,26 @@ def quantise(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     return jnp.round(x / jnp.where(scale > 0.0, scale, 1.0)).astype(jnp.int8), scale
 
 
+def outside_int8(policy: Policy) -> Policy:
+    """The policy of products that do not follow a LayerNorm, which int8 leaves to bfloat16.
+
+    The largest value of each row must be known before it is rounded. For 1,536 columns that pass costs what the faster
+    product saves (1.65 ms in bfloat16, 0.81 and 0.87 in int8; 2,048 tokens), and the similarities lose more order.
+    """
+    return "bfloat16" if policy == "int8" else policy
+
+
 def affine_int8(
-    x_NxI: jax.Array,
+    rounded_NxI: jax.Array,
+    scale_Nx1: jax.Array,
     kernel_IxO: jax.Array,
     kernel_scale_O: jax.Array,
-    input_scale_I: jax.Array,
     bias_O: jax.Array,
     activation: str = "none",
 ) -> jax.Array:
-    """`affine` with a quantised kernel (see `inference`): x is scaled, then quantised row by row. No gradient."""
-    rounded_NxI, scale_Nx1 = quantise(x_NxI * input_scale_I[None, :], axis=1)
+    """`affine` with kernel and input quantised (see `inference`). No gradient."""
     sums_NxO = jax.lax.dot(rounded_NxI, kernel_IxO, preferred_element_type=jnp.int32)
-    return _activate(sums_NxO.astype(jnp.float32) * scale_Nx1 * kernel_scale_O[None, :], bias_O, activation)
+    return _activate(sums_NxO.astype(jnp.float32) * scale_Nx1 * kernel_scale_O[None, :], bias_O, activation, near=True)
 
 
 def _product(left: jax.Array, right: jax.Array, contracted: tuple[tuple[int], tuple[int]], policy: Policy) -> jax.Array:
@@ -93,6 +102,32 @@ def gelu(x: jax.Array) -> jax.Array:
     return half + half * jax.lax.erf(x * 0.5**0.5)
 
 
+def gelu_near(x: jax.Array) -> jax.Array:
+    """`gelu` to 7e-5 absolute (beyond |x| = 4: 4e-5 of x), a thirtieth of what bfloat16 rounds off near 1.
+
+    x (1/2 + t P(t^2)) with t = x clipped to [-4, 4] and P fitted for the least largest error. 0.85 ms against 1.17 for
+    erf (2,048 tokens), and in int8 XLA fuses it with what is before and behind, where it stores erf: 76 against 60 ms
+    for the whole encoder.
+    """
+    t = jnp.clip(x, -_GELU_CLIP, _GELU_CLIP)
+    square = t * t
+    series = jnp.full_like(x, _GELU_SERIES[-1])
+    for coefficient in _GELU_SERIES[-2::-1]:
+        series = series * square + coefficient
+    return x * (0.5 + t * series)
+
+
+_GELU_CLIP = 4.0
+_GELU_SERIES = (
+    0.3986734,
+    -0.06588784,
+    0.009505399,
+    -0.00100649,
+    7.485505e-05,
+    -3.657133e-06,
+    1.04196e-07,
+    -1.301294e-09,
+)
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "none": lambda x: x,
     "gelu": gelu,
@@ -106,11 +141,13 @@ def affine(
     x_NxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array, policy: Policy, activation: str = "none"
 ) -> jax.Array:
     """activation(x W + b), float32 [N, O], with the products in the policy's precision in both directions."""
-    return _activate(_product(x_NxI, kernel_IxO, _ROWS, policy), bias_O, activation)
+    return _activate(_product(x_NxI, kernel_IxO, _ROWS, policy), bias_O, activation, near=policy != "float32")
 
 
-def _activate(product_NxO: jax.Array, bias_O: jax.Array, activation: str) -> jax.Array:
-    return ACTIVATIONS[activation](product_NxO + bias_O[None, :])
+def _activate(product_NxO: jax.Array, bias_O: jax.Array, activation: str, near: bool = False) -> jax.Array:
+    """`near`: without a gradient to follow, and rounded afterwards."""
+    function = gelu_near if near and activation == "gelu" else ACTIVATIONS[activation]
+    return function(product_NxO + bias_O[None, :])
 
 
 def _affine_forward(
