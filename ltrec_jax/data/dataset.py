@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
@@ -248,32 +248,47 @@ def write_description(directory: Path, name: str, fingerprint: str, info: Mappin
     )
 
 
-def write_columns(directory: Path) -> list[bytes]:
-    """Write `columns/*.npy` from the `interactions.parquet` already in `directory`; gives their `column_digests`.
+def write_interactions(directory: Path, rows: int, pieces: Iterable[Mapping[str, np.ndarray]]) -> list[bytes]:
+    """Write `interactions.parquet` and `columns/*.npy` from pieces, `rows` in all; gives their `column_digests`.
 
     Plain writes: the dirty pages of a memory map would count as this process's memory.
     """
-    file = pq.ParquetFile(directory / "interactions.parquet")
-    rows = file.metadata.num_rows
+    schema = pa.schema([(name, pa.from_numpy_dtype(dtype)) for name, dtype in _DTYPES.items()])
     (directory / "columns").mkdir()
     with (
         contextlib.ExitStack() as stack,
-        ThreadPoolExecutor(len(_DTYPES)) as pool,
-        tqdm(total=rows, desc="writing columns", delay=1.0, unit=" rows") as bar,
+        ThreadPoolExecutor(len(_DTYPES) + 1) as pool,
+        tqdm(total=rows, desc="writing interactions", delay=1.0, unit=" rows") as bar,
     ):
+        # Half the time of the default encodings, and smaller files.
+        encodings = {name: "DELTA_BINARY_PACKED" for name, dtype in _DTYPES.items() if np.issubdtype(dtype, np.integer)}
+        table = stack.enter_context(
+            pq.ParquetWriter(
+                directory / "interactions.parquet",
+                schema,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=[columns.RATING],
+                column_encoding=encodings,
+            )
+        )
         streams = [stack.enter_context((directory / "columns" / f"{name}.npy").open("wb")) for name in _DTYPES]
         digests = [_column_digest(name, rows) for name in _DTYPES]
         for (_, dtype), stream in zip(_DTYPES.items(), streams, strict=True):
             header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows,)}
             np.lib.format.write_array_header_1_0(stream, header)
 
-        def put(stream: BinaryIO, digest: "hashlib._Hash", piece: np.ndarray) -> None:
-            stream.write(piece.data)
-            digest.update(piece.data)
+        def put(stream: BinaryIO, digest: "hashlib._Hash", column: np.ndarray) -> None:
+            stream.write(column.data)
+            digest.update(column.data)
 
-        for batch in file.iter_batches(batch_size=_PIECE, columns=list(_DTYPES)):
-            pieces = [np.ascontiguousarray(batch[name].to_numpy(), dtype) for name, dtype in _DTYPES.items()]
-            list(pool.map(put, streams, digests, pieces))
+        for piece in pieces:
+            held = [np.ascontiguousarray(piece[name], dtype) for name, dtype in _DTYPES.items()]
+            batch = pa.table(held, schema=schema)
+            jobs = [pool.submit(table.write_table, batch, _PIECE)]
+            jobs += [pool.submit(put, *each) for each in zip(streams, digests, held, strict=True)]
+            for job in jobs:
+                job.result()
             bar.update(len(batch))
     return [digest.digest() for digest in digests]
 

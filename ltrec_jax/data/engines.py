@@ -32,6 +32,10 @@ class Engine(Protocol):
         """
         ...
 
+    def define(self, table: str, expression: "ir.Table", what: str) -> None:
+        """The same for a table that is read once: an engine may compute it only then."""
+        ...
+
     def count(self, table: str) -> int:
         """Rows of a table."""
         ...
@@ -54,10 +58,15 @@ class Engine(Protocol):
 
 
 class DuckEngine:
-    """The steps as SQL of the open DuckDB connection."""
+    """The steps as SQL of the open DuckDB connection.
 
-    def __init__(self, connection: "duckdb.DuckDBPyConnection") -> None:
+    With `in_memory` the tables are not compressed into the database file, which takes as long as joining them does;
+    what does not fit is spilled.
+    """
+
+    def __init__(self, connection: "duckdb.DuckDBPyConnection", *, in_memory: bool = False) -> None:
         self._connection = connection
+        self._kind = "TEMP TABLE" if in_memory else "TABLE"
 
     def table(self, table: str) -> "ir.Table":
         import ibis
@@ -71,10 +80,15 @@ class DuckEngine:
 
         parts = expression if isinstance(expression, list) else [expression]
         for number, part in enumerate(parts, start=1):
-            verb = f"CREATE TABLE {name(table)} AS" if number == 1 else f"INSERT INTO {name(table)}"
+            verb = f"CREATE {self._kind} {name(table)} AS" if number == 1 else f"INSERT INTO {name(table)}"
             place = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
             run(self._connection, f"{verb} {ibis.to_sql(part, dialect='duckdb')}", what + place)
         return self.table(table)
+
+    def define(self, table: str, expression: "ir.Table", what: str) -> None:
+        import ibis
+
+        run(self._connection, f"CREATE TEMP VIEW {name(table)} AS {ibis.to_sql(expression, dialect='duckdb')}", what)
 
     def count(self, table: str) -> int:
         (row,) = self._connection.execute(f"SELECT count(*) FROM {name(table)}").fetchall()

@@ -10,9 +10,11 @@ Out of scope: public data sets (`sources`), texts (`text.templates`).
 
 import contextlib
 import dataclasses
+import itertools
 import string
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,10 @@ _RATING = ("rating", "ratings", "score", "stars", "overall", "preference")
 _TIMESTAMP = ("timestamp", "time", "ts", "unix_time", "unixreviewtime", "datetime", "date", "event_time", "created_at")
 # DuckDB's own limit leaves room for the interpreter, Arrow and what DuckDB holds outside it.
 _SHARE_OF_MEMORY = 0.6
+# Coded events of more than this share would push what joins and sorts need out of DuckDB's memory.
+_SHARE_OF_TABLES = 0.4
+_EVENT_BYTES = 28
+_SORTED_PER_GIB = 2_000_000
 
 
 def prepare(
@@ -69,7 +75,7 @@ def prepare(
         sources = {"interactions": interactions, "items": items, "users": users}
         info = _prepare(connection, sources, columns or ColumnMap(), options, out.parent)
         fingerprint = datasets.fingerprint(
-            _write(connection, directory),
+            _write(connection, directory, info["steps"]["interactions"], options.memory_gib),
             *(datasets.read_table(directory / f"{kind}.parquet") for kind in ("users", "items")),
         )
         datasets.write_description(directory, options.name or out.name, fingerprint, info)
@@ -142,7 +148,7 @@ def _prepare(
         else:
             connection.execute(f"CREATE TABLE {kind}_kept ({key} VARCHAR)")
     _check_template(connection, options.template)
-    with _engine(connection, options, beside) as engine:
+    with _engine(connection, options, beside, judged[0].kept) as engine:
         steps, missing = relations.relate(engine, options, listed=sources["items"] is not None)
     steps = {"read": judged[0].read, "kept": judged[0].kept, **steps}
     if steps["interactions"] == 0:
@@ -168,10 +174,11 @@ def _prepare(
 
 
 def _engine(
-    connection: "duckdb.DuckDBPyConnection", options: PrepareOptions, beside: Path
+    connection: "duckdb.DuckDBPyConnection", options: PrepareOptions, beside: Path, events: int
 ) -> contextlib.AbstractContextManager[Engine]:
     if options.engine == "duckdb":
-        return contextlib.nullcontext(DuckEngine(connection))
+        fits = events * _EVENT_BYTES <= _SHARE_OF_TABLES * options.memory_gib * (1 << 30)
+        return contextlib.nullcontext(DuckEngine(connection, in_memory=fits))
     from ltrec_jax.data.spark import spark_engine
 
     return spark_engine(connection, beside, options)
@@ -271,10 +278,9 @@ def _attach(connection: "duckdb.DuckDBPyConnection") -> None:
         )
 
 
-def _write(connection: "duckdb.DuckDBPyConnection", directory: Path) -> list[bytes]:
+def _write(connection: "duckdb.DuckDBPyConnection", directory: Path, rows: int, memory_gib: float) -> list[bytes]:
     """Fill the dataset directory, but for its description; the digests of the interaction columns."""
     for name, query in (
-        ("interactions", f"SELECT * FROM final ORDER BY {_ORDER}"),
         ("users", "SELECT * EXCLUDE (_code) FROM final_users ORDER BY _code"),
         ("items", "SELECT * EXCLUDE (_code) FROM final_items ORDER BY _code"),
         ("rejected", 'SELECT * FROM rejected ORDER BY "table", file, line'),
@@ -285,4 +291,25 @@ def _write(connection: "duckdb.DuckDBPyConnection", directory: Path) -> list[byt
             f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)",
             f"writing {name}",
         )
-    return datasets.write_columns(directory)
+    return datasets.write_interactions(directory, rows, _in_order(connection, rows, memory_gib))
+
+
+def _in_order(connection: "duckdb.DuckDBPyConnection", rows: int, memory_gib: float) -> Iterator[dict[str, np.ndarray]]:
+    """The interactions by user, time and item, a range of users at a time; the next is sorted meanwhile."""
+    counted = connection.execute(
+        f"""SELECT max("user") FROM (SELECT "user", sum(count(*)) OVER (ORDER BY "user") AS upto FROM final GROUP BY 1)
+            GROUP BY (upto - 1) // {round(_SORTED_PER_GIB * memory_gib)} ORDER BY 1"""
+    ).fetchall()
+    edges = [-1, *(last for (last,) in counted)]
+
+    def part(first: int, last: int) -> dict[str, np.ndarray]:
+        query = f'FROM final WHERE "user" BETWEEN {first} AND {last} ORDER BY {_ORDER}'
+        table = connection.sql(query).to_arrow_table()
+        return {name: table[name].combine_chunks().to_numpy() for name in names.INTERACTION_COLUMNS}
+
+    with ThreadPoolExecutor(1) as ahead:
+        waiting = ahead.submit(part, -1, edges[1])
+        for before, last in itertools.pairwise(edges[1:]):
+            ready, waiting = waiting.result(), ahead.submit(part, before + 1, last)
+            yield ready
+        yield waiting.result()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 _ROW_BITS = 1 << 50
-_ROWS_PER_GIB = 3_000_000
+_ROWS_PER_GIB = 5_000_000
 _BINS = 4096
 
 
@@ -83,9 +83,9 @@ def one_per_pair(events: "ir.Table", policy: Duplicates) -> "ir.Table":
 
 
 def repeated(events: "ir.Table") -> "ir.Table":
-    """(user, item) of every pair that has several events."""
+    """(user, item, events) of every pair that has several events."""
     counts = events.group_by(columns.USER, columns.ITEM).agg(events=events.count())
-    return counts.filter(counts.events > 1).drop("events")
+    return counts.filter(counts.events > 1)
 
 
 def only_positive(pairs: "ir.Table", threshold: float) -> "ir.Table":
@@ -151,27 +151,25 @@ def relate(engine: Engine, options: PrepareOptions, *, listed: bool) -> tuple[di
     joined = coded(events, seen_users.join(users, columns.USER_ID), seen_items.join(items, columns.ITEM_ID))
     events = engine.create("coded", joined, "joining")
     steps = {"in_time_range": engine.count("coded")}
-    bounds = portions(engine, events, engine.count("all_users"), round(_ROWS_PER_GIB * options.memory_gib))
-    # Grouping a few million events at a time stays in memory; all at once would spill, which takes thrice as long.
-    parts = [events.filter(events.user.between(*bound)) for bound in bounds]
-    twice = engine.create("repeated", [repeated(part) for part in parts], "looking for repeated pairs")
-    both = [columns.USER, columns.ITEM]
-    single = events.anti_join(twice, both).select(*both, columns.RATING, columns.TIMESTAMP)
-    grouped = [one_per_pair(part.semi_join(twice, both), options.duplicates) for part in parts]
-    # Repeated pairs are few as a rule: to count the pairs is cheaper than to group whole events.
-    engine.create("pairs", [single, *(grouped if engine.count("repeated") else [])], "one event for each pair")
-    engine.drop("coded")
-    steps["one_per_pair"] = engine.count("pairs")
+    pairs, saved = _one_per_pair(engine, events, options)
+    steps["one_per_pair"] = steps["in_time_range"] - saved
+    if options.implicit_threshold is None and max(options.min_user_interactions, options.min_item_interactions) <= 1:
+        steps["interactions"] = steps["one_per_pair"]
+        engine.define("final", pairs, "one event for each pair")
+        _all_codes_stay(engine)
+        return steps, missing
     table = "pairs"
     if options.implicit_threshold is not None:
-        engine.create("positive", only_positive(engine.table(table), options.implicit_threshold), "thresholding")
-        table = "positive"
+        pairs = only_positive(pairs, options.implicit_threshold)
+    engine.create(table, pairs, "one event for each pair")
+    engine.drop("coded")
+    if options.implicit_threshold is not None:
         steps["positive"] = engine.count(table)
     table = k_core(engine, table, options.min_user_interactions, options.min_item_interactions)
     steps["interactions"] = engine.count(table)
     if steps["interactions"] == steps["one_per_pair"]:
-        for old, new in ((table, "final"), ("all_users", "final_users_codes"), ("all_items", "final_items_codes")):
-            engine.rename(old, new)
+        engine.rename(table, "final")
+        _all_codes_stay(engine)
         return steps, missing
     pairs = engine.table(table)
     known = items.semi_join(catalogue, columns.ITEM_ID).select(columns.ITEM)
@@ -185,6 +183,34 @@ def relate(engine: Engine, options: PrepareOptions, *, listed: bool) -> tuple[di
     ordered = [columns.USER, columns.ITEM, columns.RATING, columns.TIMESTAMP]
     engine.create("final", pairs.select(*ordered), "coding")
     return steps, missing
+
+
+def _one_per_pair(engine: Engine, events: "ir.Table", options: PrepareOptions) -> tuple["ir.Table", int]:
+    """`one_per_pair` of the coded events in the engine, and how many events fewer that are.
+
+    Repeated pairs are few as a rule: to count the pairs is cheaper than to group whole events.
+    """
+    rows = round(_ROWS_PER_GIB * options.memory_gib)
+    # Grouping some million events at a time stays in memory; all at once would spill, which takes thrice as long.
+    bounds = portions(engine, events, engine.count("all_users"), rows)
+    parts = [events.filter(events.user.between(*bound)) for bound in bounds]
+    twice = engine.create("repeated", [repeated(part) for part in parts], "looking for repeated pairs")
+    both = [columns.USER, columns.ITEM]
+    single = events.anti_join(twice, both).select(*both, columns.RATING, columns.TIMESTAMP)
+    pairs = engine.count("repeated")
+    if not pairs:
+        return single, 0
+    grouped = int(engine.fetch(twice.agg(events=twice.events.sum()))["events"][0])
+    merged = [
+        one_per_pair(part.semi_join(twice, both), options.duplicates)
+        for part in (parts if grouped > rows else [events])
+    ]
+    return single.union(engine.create("merged", merged, "merging repeated pairs")), grouped - pairs
+
+
+def _all_codes_stay(engine: Engine) -> None:
+    for kind in ("users", "items"):
+        engine.rename(f"all_{kind}", f"final_{kind}_codes")
 
 
 def _missing(engine: Engine, absent: "ir.Table", strict: bool) -> int:

@@ -51,6 +51,9 @@ class SparkEngine:
         self._show(table, self._folder / table)
         return self.table(table)
 
+    def define(self, table: str, expression: "ir.Table", what: str) -> None:
+        self.create(table, expression, what)
+
     def count(self, table: str) -> int:
         return int(self._session.table(table).count())
 

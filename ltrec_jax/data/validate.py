@@ -90,7 +90,12 @@ def judge_interactions(
             ({time})::BIGINT AS "timestamp", _order::BIGINT AS row_order FROM interactions WHERE {good}""",
         "checking interactions",
     )
-    return _close(connection, layout, "interactions", "events", chosen, max_rejected)
+    if layout.is_text:
+        counts = _count(connection, "interactions"), _count(connection, "events")
+    else:
+        # Both in one pass over the files.
+        (counts,) = connection.execute(f"SELECT count(*), count(*) FILTER (WHERE {good}) FROM interactions").fetchall()
+    return _close(connection, layout, "interactions", counts, chosen, max_rejected)
 
 
 def judge_table(
@@ -119,7 +124,8 @@ def judge_table(
             WHERE _reason IS NULL""",
         f"checking {table}",
     )
-    return _close(connection, layout, table, f"{table}_kept", names, max_rejected)
+    counts = _count(connection, table), _count(connection, f"{table}_kept")
+    return _close(connection, layout, table, counts, names, max_rejected)
 
 
 def _identifier(column: str, kind: str) -> str:
@@ -187,14 +193,15 @@ def _close(
     connection: "duckdb.DuckDBPyConnection",
     layout: Layout,
     table: str,
-    kept: str,
+    counts: tuple[int, int],
     names: Any,
     max_rejected: float,
 ) -> Judged:
-    """List the bad rows of a table with their lines; stop where they are too many."""
+    """List the bad rows of a table with their lines; stop where they are too many. `counts`: all rows, good rows."""
+    total, kept = counts
     row = ", ".join(f"{name(n)} := {name(n)}" for n in names)
-    # Nothing to look for where every row was kept: the counts are known without reading.
-    none = "" if _count(connection, table) > _count(connection, kept) else "LIMIT 0"
+    # Nothing to look for where every row was kept.
+    none = "" if total > kept else "LIMIT 0"
     run(
         connection,
         f"""CREATE TABLE {table}_bad AS SELECT _file, _order, _reason,
@@ -202,15 +209,14 @@ def _close(
             FROM judged_{table} WHERE _reason IS NOT NULL {none}""",
         f"listing rejected {table}",
     )
-    counted = {t: _count(connection, t) for t in (kept, f"{table}_bad", f"{table}_broken")}
-    rejected = counted[f"{table}_bad"] + counted[f"{table}_broken"]
+    rejected = sum(_count(connection, f"{table}_{kind}") for kind in ("bad", "broken"))
     if rejected:
         _list_rejected(connection, layout, table)
     found = connection.execute(
         f"""SELECT reason, count(*) AS n FROM rejected WHERE "table" = {text(table)}
             GROUP BY reason ORDER BY n DESC, reason"""
     ).fetchall()
-    judged = Judged(table, counted[kept] + rejected, rejected, dict(found))
+    judged = Judged(table, kept + rejected, rejected, dict(found))
     if judged.read and rejected > max_rejected * judged.read:
         _stop(connection, judged, max_rejected, layout)
     return judged
