@@ -177,3 +177,26 @@ def _affine_backward(
 
 
 affine.defvjp(_affine_forward, _affine_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def scores(x_NxI: jax.Array, table_OxI: jax.Array, policy: Policy) -> jax.Array:
+    """x E^T, float32 [N, O]: every row against every row of a table, in the policy's precision in both directions.
+
+    `affine` with a transposed table would copy it: 352 rows against a vocabulary of 30,522, forwards and backwards,
+    106 ms instead of 65 in bfloat16.
+    """
+    return _product(x_NxI, table_OxI, _TRANSPOSED, policy)
+
+
+def _scores_forward(x_NxI: jax.Array, table_OxI: jax.Array, policy: Policy) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return scores(x_NxI, table_OxI, policy), (operand(x_NxI, policy), table_OxI)
+
+
+def _scores_backward(policy: Policy, residuals: tuple[jax.Array, ...], g_NxO: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_NxI, table_OxI = residuals
+    g_NxO = jax.lax.optimization_barrier(operand(g_NxO, policy))
+    return _product(g_NxO, table_OxI, _ROWS, policy), weight_gradient(g_NxO, x_NxI, policy)
+
+
+scores.defvjp(_scores_forward, _scores_backward)

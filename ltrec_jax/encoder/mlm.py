@@ -27,7 +27,7 @@ class MlmHead(nn.Module):
 
     def __call__(self, hidden_MxE: Array, words_VxE: Array) -> jax.Array:
         transformed = self.LayerNorm(self.transform(jnp.asarray(hidden_MxE)))
-        return dense.affine(transformed, jnp.asarray(words_VxE).T, self.bias, self.policy)
+        return dense.scores(transformed, jnp.asarray(words_VxE), self.policy) + self.bias[None, :]
 
 
 def fresh_head(config: EncoderConfig, key: jax.Array) -> PyTree:
