@@ -235,6 +235,8 @@ def write_description(directory: Path, name: str, fingerprint: str, info: Mappin
     counts = {
         kind: pq.read_metadata(directory / f"{kind}.parquet").num_rows for kind in ("users", "items", "interactions")
     }
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(storage.sha256_file, files))
     storage.write_json(
         directory / "dataset.json",
         {
@@ -242,7 +244,7 @@ def write_description(directory: Path, name: str, fingerprint: str, info: Mappin
             "name": name,
             "fingerprint": fingerprint,
             "counts": counts,
-            "sha256": {p.relative_to(directory).as_posix(): storage.sha256_file(p) for p in files},
+            "sha256": dict(zip((p.relative_to(directory).as_posix() for p in files), digests, strict=True)),
             "info": dict(info),
         },
     )

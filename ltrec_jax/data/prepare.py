@@ -51,6 +51,7 @@ _SHARE_OF_MEMORY = 0.6
 _SHARE_OF_TABLES = 0.4
 _EVENT_BYTES = 28
 _SORTED_PER_GIB = 2_000_000
+_BINS = 4096
 
 
 def prepare(
@@ -71,13 +72,14 @@ def prepare(
     """
     out = Path(out)
     options = options or PrepareOptions()
-    with storage.new_directory(out, replace=replace) as directory, _connection(out.parent, options) as connection:
-        sources = {"interactions": interactions, "items": items, "users": users}
-        info = _prepare(connection, sources, columns or ColumnMap(), options, out.parent)
-        fingerprint = datasets.fingerprint(
-            _write(connection, directory, info["steps"]["interactions"], options.memory_gib),
-            *(datasets.read_table(directory / f"{kind}.parquet") for kind in ("users", "items")),
-        )
+    with storage.new_directory(out, replace=replace) as directory:
+        with _connection(out.parent, options) as connection:
+            sources = {"interactions": interactions, "items": items, "users": users}
+            info = _prepare(connection, sources, columns or ColumnMap(), options, out.parent)
+            digests = _write(connection, directory, info["steps"]["interactions"], options.memory_gib)
+        # DuckDB's memory is free by now.
+        tables = (datasets.read_table(directory / f"{kind}.parquet") for kind in ("users", "items"))
+        fingerprint = datasets.fingerprint(digests, *tables)
         datasets.write_description(directory, options.name or out.name, fingerprint, info)
     return Dataset.load(out)
 
@@ -155,7 +157,14 @@ def _prepare(
         told = ", ".join(f"{step.replace('_', ' ')}: {count:,}" for step, count in steps.items())
         raise UserError(f"No interaction is left after filtering ({told}). Loosen the options.")
     _attach(connection)
-    low, high = connection.execute("SELECT min(rating), max(rating) FROM final").fetchall()[0]
+    width = max(1, connection.execute("SELECT count(*) FROM final_users").fetchall()[0][0] // _BINS)
+    run(
+        connection,
+        f"""CREATE TABLE final_bins AS SELECT max("user") AS last, count(*) AS events, min(rating) AS low,
+            max(rating) AS high FROM final GROUP BY "user" // {width}""",
+        "looking at ratings",
+    )
+    low, high = connection.execute("SELECT min(low), max(high) FROM final_bins").fetchall()[0]
     info: dict[str, Any] = {
         "source": "files" if isinstance(sources["interactions"], (str, Path)) else "data frames",
         "steps": steps,
@@ -297,7 +306,7 @@ def _write(connection: "duckdb.DuckDBPyConnection", directory: Path, rows: int, 
 def _in_order(connection: "duckdb.DuckDBPyConnection", rows: int, memory_gib: float) -> Iterator[dict[str, np.ndarray]]:
     """The interactions by user, time and item, a range of users at a time; the next is sorted meanwhile."""
     counted = connection.execute(
-        f"""SELECT max("user") FROM (SELECT "user", sum(count(*)) OVER (ORDER BY "user") AS upto FROM final GROUP BY 1)
+        f"""SELECT max(last) FROM (SELECT last, sum(events) OVER (ORDER BY last) AS upto FROM final_bins)
             GROUP BY (upto - 1) // {round(_SORTED_PER_GIB * memory_gib)} ORDER BY 1"""
     ).fetchall()
     edges = [-1, *(last for (last,) in counted)]
