@@ -36,12 +36,15 @@ if TYPE_CHECKING:
     from ltrec_jax.serve.service import Recommendation as Recommendation
     from ltrec_jax.serve.service import recommend as recommend
     from ltrec_jax.train.fit import fit as fit
+    from ltrec_jax.train.pretrain_config import PretrainConfig as PretrainConfig
+    from ltrec_jax.train.pretraining import pretrain as pretrain
 
 _HOMES = {
     "Bundle": ("ltrec_jax.bundle", "Bundle"),
     "Config": ("ltrec_jax.config", "Config"),
     "Dataset": ("ltrec_jax.data.dataset", "Dataset"),
     "Interactions": ("ltrec_jax.data.dataset", "Interactions"),
+    "PretrainConfig": ("ltrec_jax.train.pretrain_config", "PretrainConfig"),
     "Recommendation": ("ltrec_jax.serve.service", "Recommendation"),
     "Report": ("ltrec_jax.evaluation.report", "Report"),
     "Split": ("ltrec_jax.data.dataset", "Split"),
@@ -55,6 +58,7 @@ _HOMES = {
     "load_encoder": ("ltrec_jax.encoder.weights", "load_encoder"),
     "open_encoded": ("ltrec_jax.encoder.shards", "open_encoded"),
     "prepare": ("ltrec_jax.data.prepare", "prepare"),
+    "pretrain": ("ltrec_jax.train.pretraining", "pretrain"),
     "recommend": ("ltrec_jax.serve.service", "recommend"),
     "split": ("ltrec_jax.data.splits", "make"),
 }

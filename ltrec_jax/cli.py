@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from ltrec_jax import memory
-from ltrec_jax.commands import data, encode, runs
+from ltrec_jax.commands import data, encode, pretrain, runs
 from ltrec_jax.errors import StoppedError, UserError, unknown_name
 from ltrec_jax.version import __version__
 
@@ -23,12 +23,13 @@ COMMANDS: Mapping[str, type[Any]] = {
     "data prepare": data.Prepare,
     "data describe": data.Describe,
     "data anonymise": data.Anonymise,
+    "pretrain": pretrain.Pretrain,
     "encode": encode.Encode,
     "train": runs.Train,
     "evaluate": runs.Evaluate,
     "recommend": runs.Recommend,
 }
-_TAKES_SETTINGS = (runs.Train, data.Prepare)
+_TAKES_SETTINGS = (runs.Train, pretrain.Pretrain, data.Prepare)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

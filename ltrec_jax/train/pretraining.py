@@ -7,7 +7,7 @@ start, the control in which the head alone learns for as many steps, and the pre
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,10 @@ def _start(corpus: Corpus, config: PretrainConfig, out: Path) -> tuple[Encoder, 
 
 def _make_small_bert(corpus: Corpus, config: PretrainConfig, out: Path) -> None:
     pieces = out / "vocabulary"
-    texts = (text for _, chunk in corpus.chunks() for text in chunk)
+
+    def texts() -> Iterator[str]:
+        return (text for _, chunk in corpus.chunks() for text in chunk)
+
     count = train_wordpiece(texts, pieces, size=config.vocabulary, max_length=config.max_length)
     shape = EncoderConfig(
         vocab_size=count,
