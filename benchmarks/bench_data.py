@@ -21,7 +21,7 @@ from harness import arguments, finish_child, in_child, median_seconds, report
 
 SHARD = 5_000_000
 REPEATS = 2
-SCALE_MEMORY_GIB, COMPARED_MEMORY_GIB = 4.0, 1.4
+SCALE_MEMORY_GIB, COMPARED_MEMORY_GIB = 4.0, 1.3
 REPEAT_SHARE = 0.02
 NAN_SHARE = 0.001
 START, SPAN = 1_500_000_000, 200_000_000
@@ -212,7 +212,10 @@ TASKS = {"prepare": with_prepare, "pandas": with_pandas, "tokens": tokens, "batc
 
 
 def compare(folder: Path, rows: int, users: int, *, texts: bool) -> dict[str, Any]:
-    """pandas and `prepare` in turn on the same files; the outputs must agree. Medians of `REPEATS` runs each."""
+    """pandas and `prepare` in turn on the same files; the outputs must agree.
+
+    Times are the least of `REPEATS` runs each (other work on the machine only adds), memory is the median.
+    """
     generate(folder / "raw", rows, users, users, texts=texts)
     runs: dict[str, list[dict[str, Any]]] = {"pandas": [], "prepare": []}
     for _ in range(REPEATS):
@@ -226,8 +229,8 @@ def compare(folder: Path, rows: int, users: int, *, texts: bool) -> dict[str, An
     ):
         raise SystemExit("pandas and prepare disagree")
     seconds, cpu, peak = (
-        {task: statistics.median(run[key] for run in each) for task, each in runs.items()}
-        for key in ("seconds", "cpu_seconds", "peak_gib")
+        {task: of(run[key] for run in each) for task, each in runs.items()}
+        for key, of in (("seconds", min), ("cpu_seconds", min), ("peak_gib", statistics.median))
     )
     return {
         "rows": rows,

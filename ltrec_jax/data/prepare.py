@@ -48,9 +48,9 @@ _TIMESTAMP = ("timestamp", "time", "ts", "unix_time", "unixreviewtime", "datetim
 # DuckDB's own limit leaves room for the interpreter, Arrow and what DuckDB holds outside it.
 _SHARE_OF_MEMORY = 0.6
 # Coded events of more than this share would push what joins and sorts need out of DuckDB's memory.
-_SHARE_OF_TABLES = 0.4
+_SHARE_OF_TABLES = 0.42
 _EVENT_BYTES = 28
-_SORTED_PER_GIB = 2_000_000
+_SORTED_PER_GIB = 1_250_000
 _BINS = 4096
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 _ROW_BITS = 1 << 50
+_ITEMS = 1 << 32
 _ROWS_PER_GIB = 5_000_000
 _BINS = 4096
 
@@ -82,10 +83,15 @@ def one_per_pair(events: "ir.Table", policy: Duplicates) -> "ir.Table":
     return grouped.agg(rating=rating.cast("float32"), timestamp=last)
 
 
-def repeated(events: "ir.Table") -> "ir.Table":
-    """(user, item, events) of every pair that has several events."""
-    counts = events.group_by(columns.USER, columns.ITEM).agg(events=events.count())
-    return counts.filter(counts.events > 1)
+def pair_keys(events: "ir.Table") -> "ir.Table":
+    """(key): user and item of each coded event in one int64."""
+    return events.select(key=events.user.cast("int64") * _ITEMS + events.item)
+
+
+def unpacked(keys: "ir.Table") -> "ir.Table":
+    """(user, item) of such keys."""
+    parts = {columns.USER: keys.key // _ITEMS, columns.ITEM: keys.key % _ITEMS}
+    return keys.select(**{code: part.cast("int32") for code, part in parts.items()})
 
 
 def only_positive(pairs: "ir.Table", threshold: float) -> "ir.Table":
@@ -194,13 +200,14 @@ def _one_per_pair(engine: Engine, events: "ir.Table", options: PrepareOptions) -
     # Grouping some million events at a time stays in memory; all at once would spill, which takes thrice as long.
     bounds = portions(engine, events, engine.count("all_users"), rows)
     parts = [events.filter(events.user.between(*bound)) for bound in bounds]
-    twice = engine.create("repeated", [repeated(part) for part in parts], "looking for repeated pairs")
+    keys = engine.repeated("repeated", [pair_keys(part) for part in parts], "looking for repeated pairs")
+    twice = engine.create("twice", unpacked(keys), "looking for repeated pairs")
     both = [columns.USER, columns.ITEM]
     single = events.anti_join(twice, both).select(*both, columns.RATING, columns.TIMESTAMP)
     pairs = engine.count("repeated")
     if not pairs:
         return single, 0
-    grouped = int(engine.fetch(twice.agg(events=twice.events.sum()))["events"][0])
+    grouped = int(engine.fetch(keys.agg(events=keys.events.sum()))["events"][0])
     merged = [
         one_per_pair(part.semi_join(twice, both), options.duplicates)
         for part in (parts if grouped > rows else [events])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from ltrec_jax.data.engines import TYPES
+from ltrec_jax.data.engines import TYPES, several
 from ltrec_jax.data.ingest import name
 from ltrec_jax.data.prepare_options import PrepareOptions
 from ltrec_jax.data.sources.reading import run, text
@@ -53,6 +53,9 @@ class SparkEngine:
 
     def define(self, table: str, expression: "ir.Table", what: str) -> None:
         self.create(table, expression, what)
+
+    def repeated(self, table: str, keys: "list[ir.Table]", what: str) -> "ir.Table":
+        return self.create(table, [several(part) for part in keys], what)
 
     def count(self, table: str) -> int:
         return int(self._session.table(table).count())
