@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 class Pretrain:
     """Train an encoder to guess masked words of your catalogue's texts, from a checkpoint or from scratch.
 
-    Every setting that --print-config shows is a flag too. --learning-rate 5e-5 --epochs 3 is a mild setting.
+    Every setting that --print-config shows is a flag too. The default rate spares sentence
+    vectors; a plain BERT takes --learning-rate 5e-5.
 
     Example:  ltrec pretrain --data movielens-1m --out runs/films
-              ltrec pretrain --texts plots.parquet --text-column plot --from-scratch --layers 4 --out runs/small
+              ltrec pretrain --texts plots.csv --text-column plot --from-scratch --learning-rate 5e-4 --out runs/small
     """
 
     data: Annotated[str, tyro.conf.arg(help="known dataset, or a directory made by `ltrec data prepare`")] = ""

@@ -5,6 +5,7 @@ dense leaf, not a sparse table.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -107,13 +108,7 @@ def make_held_out(
     source: MaskedSource, draws: int, config: EncoderConfig, policy: Policy, spread: Parallel
 ) -> Callable[[PyTree], HeldOut]:
     """The figures of parameters on the texts of a source, each masked in `draws` ways: the same ones at every call."""
-    loss = make_masked_loss(config, policy)
-
-    def body(params: PyTree, batch: MaskedBatch, key: jax.Array) -> tuple[None, dict[str, jax.Array]]:
-        _, sums = loss(params, {}, batch, key)
-        return None, parallel.sum_over_devices({**sums, "weight": jnp.sum(batch.weight)}, spread.axis)
-
-    measure = spread.compile(body, donate=False)
+    measure = _compiled_sums(config, policy, spread)
     key = spread.replicate(jax.random.key(0))
 
     def held_out(params: PyTree) -> HeldOut:
@@ -124,6 +119,17 @@ def make_held_out(
         return HeldOut(means["loss"], means["accuracy"], round(sums["weight"]))
 
     return held_out
+
+
+@functools.cache
+def _compiled_sums(config: EncoderConfig, policy: Policy, spread: Parallel) -> parallel.Body:
+    loss = make_masked_loss(config, policy)
+
+    def body(params: PyTree, batch: MaskedBatch, key: jax.Array) -> tuple[None, dict[str, jax.Array]]:
+        _, sums = loss(params, {}, batch, key)
+        return None, parallel.sum_over_devices({**sums, "weight": jnp.sum(batch.weight)}, spread.axis)
+
+    return spread.compile(body, donate=False)
 
 
 def _rule(trainable: str, num_layers: int) -> Callable[[Path], bool]:

@@ -28,11 +28,11 @@ class PretrainConfig:
     mask_share: Annotated[float, Doc("share of the words hidden, drawn anew in every epoch")] = 0.15
     whole_words: Annotated[bool, Doc("hide all pieces of a word together")] = True
     trainable: Annotated[str, Doc("part of the encoder that learns beside the head: all, top:N, bias")] = "all"
-    epochs: Annotated[int, Doc("over all texts at most; early stopping may end before")] = 10
+    epochs: Annotated[int, Doc("over all texts at most; early stopping may end before")] = 5
     patience: Annotated[int, Doc("stop after this many epochs without a better validation loss; 0: never")] = 3
     batch_tokens: Annotated[int, Doc("tokens per global batch, about")] = 2048
     row_length: Annotated[int, Doc("tokens per packed row at most; shorter where all texts are")] = 128
-    learning_rate: Annotated[float, Doc("peak for the encoder")] = 2e-4
+    learning_rate: Annotated[float, Doc("peak for the encoder; from scratch wants 5e-4")] = 2e-5
     head_learning_rate: Annotated[float, Doc("peak for the head")] = 1e-3
     weight_decay: Annotated[float, Doc("decoupled, on kernels and embeddings")] = 0.01
     warmup: Annotated[float, Doc("share of the steps in which the rates rise; a cosine to 0 follows")] = 0.1

@@ -93,6 +93,7 @@ def test_loss_and_gradient_equal_those_over_all_positions(params, encoder, make_
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_the_words_through_input_and_output(params, encoder, make_source):
     batch = first(make_source().batch(0, 0))
     loss = masked_phase.make_masked_loss(encoder.config, "float32")
@@ -124,7 +125,9 @@ def test_the_gradient_reaches_the_words_through_input_and_output(params, encoder
     assert not np.allclose(words, through_input)
 
 
-@pytest.mark.parametrize("mode", ["pmap", "shard_map", "vmap"])
+@pytest.mark.parametrize(
+    "mode", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow), pytest.param("vmap", marks=pytest.mark.slow)]
+)
 def test_eight_devices_give_the_parameters_of_one(params, encoder, make_source, mode, on_one):
     one, rows_of_one = on_one
     many, rows_of_many = run_steps(params, encoder, make_source, parallel.choose(mode, count=8))
@@ -176,6 +179,7 @@ def test_held_out_figures_are_those_of_the_batches_and_the_same_again(params, en
     np.testing.assert_allclose(found.pseudo_perplexity, np.exp(total / weight), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_is_used_when_asked(params, encoder, make_source):
     batch = first(make_source().batch(0, 0))
     config = dataclasses.replace(encoder.config, hidden_dropout=0.5)
