@@ -59,7 +59,7 @@ def build_store(texts: Sequence[str], tokenizer: Tokenizer, max_length: int, cac
     damaged is built again, with a warning.
     """
     if cache is None:
-        parts = list(_tokenised(_chunks(texts), tokenizer, max_length))
+        parts = list(tokenizer.encode_chunks(_chunks(texts), max_length))
         return TokenStore(
             np.concatenate([np.zeros(0, np.int32), *(values for values, *_ in parts)]),
             _offsets(lengths for _, lengths, _ in parts),
@@ -88,15 +88,6 @@ def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     return (texts[start : start + _CHUNK] for start in tqdm(starts, "tokenise", unit="chunk", disable=len(starts) < 2))
 
 
-def _tokenised(
-    chunks: Iterable[Sequence[str]], tokenizer: Tokenizer, max_length: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Chunk by chunk: the tokens, the length of every text, how many texts were cut."""
-    for chunk in chunks:
-        values, offsets, cut = tokenizer.encode(chunk, max_length)
-        yield values, np.diff(offsets), cut
-
-
 def _offsets(lengths: Iterable[np.ndarray]) -> np.ndarray:
     return np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
 
@@ -110,7 +101,7 @@ def write_store(directory: Path, chunks: Iterable[Sequence[str]], tokenizer: Tok
     truncated = 0
     with (directory / "values.npy").open("wb") as stream:
         _values_header(stream, 0)
-        for values, each, cut in _tokenised(chunks, tokenizer, max_length):
+        for values, each, cut in tokenizer.encode_chunks(chunks, max_length):
             stream.write(values.tobytes())
             lengths.append(each)
             truncated += cut

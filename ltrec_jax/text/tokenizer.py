@@ -6,9 +6,9 @@ do not have that file.
 
 import dataclasses
 import itertools
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,12 @@ import tokenizers
 
 from ltrec_jax import storage
 from ltrec_jax.errors import UserError
+from ltrec_jax.text import tokenizer_workers
+from ltrec_jax.text.tokenizer_workers import Tokens
 
 _SLICE = 1024
+# Fewer are done before the processes have started.
+_MANY = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,30 +37,42 @@ class Tokenizer:
 
         A text of more than `max_length` tokens keeps its first ones and its closing special token.
         """
+        values, lengths, cut = tokenizer_workers.encode(self._engine(max_length), texts)
+        return values, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]), cut
+
+    def encode_chunks(self, chunks: Iterable[Sequence[str]], max_length: int) -> Iterator[Tokens]:
+        """For each chunk of texts in turn (values int32[T], lengths int64[N], number of texts that were cut).
+
+        Many texts are tokenised by other processes, one for each core, the next chunk while one is taken.
+        """
+        engine, rest = self._engine(max_length), iter(chunks)
+        first = next(rest, [])
+        if len(first) < _MANY:
+            yield from (tokenizer_workers.encode(engine, chunk) for chunk in itertools.chain([first], rest) if chunk)
+            return
+        with tokenizer_workers.Workers(engine) as workers:
+            waiting: deque[list[Future[Tokens]]] = deque()
+            for chunk in itertools.chain([first], rest):
+                slices = range(0, len(chunk), _SLICE)
+                waiting.append([workers.submit(chunk[start : start + _SLICE]) for start in slices])
+                if len(waiting) > 1:
+                    yield _joined(waiting.popleft())
+            yield _joined(waiting.popleft())
+
+    def _engine(self, max_length: int) -> tokenizers.Tokenizer:
         engine = tokenizers.Tokenizer.from_str(self.engine.to_str())
         engine.no_padding()
         engine.enable_truncation(max_length)
-
-        def some(start: int) -> tuple[list[int], list[int], int]:
-            encoded = engine.encode_batch_fast(list(texts[start : start + _SLICE]))
-            ids = [one.ids for one in encoded]
-            return (
-                list(itertools.chain.from_iterable(ids)),
-                list(map(len, ids)),
-                sum(bool(one.overflowing) for one in encoded),
-            )
-
-        # The library's own threads wait for each other within a batch: several batches at once keep all cores busy.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            parts = list(pool.map(some, range(0, len(texts), _SLICE)))
-        values = np.concatenate([np.zeros(0, np.int32), *(np.array(tokens, np.int32) for tokens, _, _ in parts)])
-        lengths = np.fromiter(itertools.chain.from_iterable(each for _, each, _ in parts), np.int64, len(texts))
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        return values, offsets, sum(cut for *_, cut in parts)
+        return engine
 
     def token_id(self, token: str) -> int | None:
         """The id of one token of the vocabulary, such as "[MASK]"; None if it has none."""
         return self.engine.token_to_id(token)
+
+
+def _joined(parts: "list[Future[Tokens]]") -> Tokens:
+    values, lengths, cut = zip(*(part.result() for part in parts), strict=True)
+    return np.concatenate(values), np.concatenate(lengths), sum(cut)
 
 
 def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ltrec_jax.errors import UserError
+from ltrec_jax.text import tokenizer_workers
 from ltrec_jax.text.tokenizer import load_tokenizer
 
 
@@ -57,3 +58,27 @@ def test_real_minilm_splits_words_as_transformers_does(minilm_directory):
     theirs = AutoTokenizer.from_pretrained(minilm_directory)(texts)["input_ids"]
     values, offsets, _ = load_tokenizer(minilm_directory, 30522).encode(texts, 256)
     assert [values[a:b].tolist() for a, b in itertools.pairwise(offsets)] == theirs
+
+
+@pytest.mark.parametrize("chunk", [1, 3000, 9000])
+def test_chunks_give_what_one_call_gives_in_their_order_whoever_tokenises(tiny_encoder, chunk):
+    words = ["the", "rocket", "barn", "and", "xyz", "é", "电影", '"\n', ""]
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, rng.integers(0, 9))) for _ in range(20 if chunk == 1 else 20_000)]
+    tokenizer = load_tokenizer(tiny_encoder, 22)
+    parts = list(tokenizer.encode_chunks((texts[n : n + chunk] for n in range(0, len(texts), chunk)), 6))
+    values, offsets, cut = tokenizer.encode(texts, 6)
+    assert len(parts) == -(-len(texts) // chunk)
+    assert np.array_equal(np.concatenate([part[0] for part in parts]), values)
+    assert np.array_equal(np.concatenate([part[1] for part in parts]), np.diff(offsets))
+    assert sum(part[2] for part in parts) == cut
+
+
+def test_no_chunks_give_no_parts(tiny_encoder):
+    assert list(load_tokenizer(tiny_encoder, 22).encode_chunks([], 6)) == []
+
+
+def test_a_failure_in_a_worker_is_told(tiny_encoder):
+    engine = load_tokenizer(tiny_encoder, 22).engine
+    with tokenizer_workers.Workers(engine, 1) as workers, pytest.raises(RuntimeError, match="ended with code 1"):
+        workers.submit([7]).result()  # not a text
