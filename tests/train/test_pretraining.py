@@ -160,6 +160,7 @@ def test_cold_items_with_and_without(small_dataset, config, tmp_path):
     settings = dataclasses.replace(config, epochs=1)
     report = pretrain(small_dataset, settings, tmp_path / "run", cold=True).report
     cold = report["cold_items"]
+    assert all(0.5 < cold[name]["validation_rmse"] < 2.0 for name in ("pretrained", "original"))
     assert cold["items"] >= 16
     for name in ("original", "pretrained"):
         assert 0 < cold[name]["rmse"]["value"] < 3
