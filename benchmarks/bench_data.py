@@ -212,10 +212,7 @@ TASKS = {"prepare": with_prepare, "pandas": with_pandas, "tokens": tokens, "batc
 
 
 def compare(folder: Path, rows: int, users: int, *, texts: bool) -> dict[str, Any]:
-    """pandas and `prepare` in turn on the same files; the outputs must agree.
-
-    Times are the least of `REPEATS` runs each (other work on the machine only adds), memory is the median.
-    """
+    """pandas and `prepare` in turn on the same files; the outputs must agree. Medians of `REPEATS` runs each."""
     generate(folder / "raw", rows, users, users, texts=texts)
     runs: dict[str, list[dict[str, Any]]] = {"pandas": [], "prepare": []}
     for _ in range(REPEATS):
@@ -229,8 +226,8 @@ def compare(folder: Path, rows: int, users: int, *, texts: bool) -> dict[str, An
     ):
         raise SystemExit("pandas and prepare disagree")
     seconds, cpu, peak = (
-        {task: of(run[key] for run in each) for task, each in runs.items()}
-        for key, of in (("seconds", min), ("cpu_seconds", min), ("peak_gib", statistics.median))
+        {task: statistics.median(run[key] for run in each) for task, each in runs.items()}
+        for key in ("seconds", "cpu_seconds", "peak_gib")
     )
     return {
         "rows": rows,
