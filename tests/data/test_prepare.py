@@ -531,6 +531,8 @@ def test_a_disk_that_fills_is_one_clear_line_and_leaves_nothing(tmp_path):
     assert list((tmp_path / "work").iterdir()) == []
 
 
+# PySpark starts Java by a fork, of which JAX warns where an earlier test has used it: Java does not come back into it.
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas")  # no data frame passes through it here
 def test_spark_gives_the_same_dataset_as_duckdb(plain, tmp_path, monkeypatch):
