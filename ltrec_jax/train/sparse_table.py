@@ -10,6 +10,8 @@ the global mean loss.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -69,92 +71,6 @@ class Update(Protocol):
     ) -> SparseTable: ...
 
 
-def lazy_adam(
-    table: SparseTable,
-    ids: Array,
-    gradients: Array,
-    *,
-    learning_rate: Array | float,
-    weight_decay: float = 0.0,
-    axis: str | None = None,
-) -> SparseTable:
-    """One Adam step (Kingma & Ba, 2015) on the rows `ids` [n] with row gradients [n, W]; others stay untouched.
-
-    Gradients of equal ids are summed before they are squared. Each row has its own clock t (its number of updates), so
-    the bias correction of a row first met late is that of a first step, not of a late one; rows touched at every step
-    behave as under dense Adam. Decay is decoupled (Loshchilov & Hutter, 2019) and as lazy as the update:
-
-        row <- row - lr (m_t / (1 - b1^t) / (sqrt(v_t / (1 - b2^t)) + eps) + weight_decay row)
-    """
-    touched, gradient = _merged(table, ids, gradients, axis)
-    first = B1 * touched.read(table.first) + (1 - B1) * gradient
-    second = B2 * touched.read(table.second) + (1 - B2) * gradient**2
-    direction = _adam_direction(first, second, touched.read(table.updates) + 1)
-    if weight_decay:
-        direction += weight_decay * touched.read(table.values)
-    return SparseTable(
-        values=touched.add(table.values, -learning_rate * direction),
-        first=touched.set(table.first, first),
-        second=touched.set(table.second, second),
-        updates=touched.add(table.updates, 1),
-    )
-
-
-def rowwise_adagrad(
-    table: SparseTable,
-    ids: Array,
-    gradients: Array,
-    *,
-    learning_rate: Array | float,
-    weight_decay: float = 0.0,
-    axis: str | None = None,
-) -> SparseTable:
-    """One step of Adagrad (Duchi et al., 2011) with one accumulator for each row, as in large embedding tables
-    (Gupta et al., "Training recommender systems at scale", 2020): memory N instead of 2 N W.
-
-        G <- G + mean_j g_j^2          row <- row - lr (g / (sqrt(G) + eps) + weight_decay row)
-    """
-    touched, gradient = _merged(table, ids, gradients, axis)
-    second = touched.read(table.second) + jnp.mean(gradient**2, axis=1, keepdims=True)
-    direction = gradient / (jnp.sqrt(second) + EPSILON)
-    if weight_decay:
-        direction += weight_decay * touched.read(table.values)
-    return SparseTable(
-        values=touched.add(table.values, -learning_rate * direction),
-        first=table.first,
-        second=touched.set(table.second, second),
-        updates=touched.add(table.updates, 1),
-    )
-
-
-def dense_adam(
-    table: SparseTable,
-    ids: Array,
-    gradients: Array,
-    *,
-    learning_rate: Array | float,
-    weight_decay: float = 0.0,
-    axis: str | None = None,
-) -> SparseTable:
-    """Adam over all rows at once, as plain frameworks do it: rows without a gradient move on by their momentum.
-
-    For parity and comparison. Time and memory grow with the table.
-    """
-    touched, gradient = _merged(table, ids, gradients, axis)
-    gradient = touched.set(jnp.zeros_like(table.values), gradient)
-    first = B1 * table.first + (1 - B1) * gradient
-    second = B2 * table.second + (1 - B2) * gradient**2
-    direction = _adam_direction(first, second, table.updates + 1) + weight_decay * table.values
-    return SparseTable(table.values - learning_rate * direction, first, second, table.updates + 1)
-
-
-RULES: dict[TableRule, Update] = {
-    "lazy_adam": lazy_adam,
-    "rowwise_adagrad": rowwise_adagrad,
-    "dense_adam": dense_adam,
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class _Touched:
     """The distinct rows of a batch, int32 [n], sorted and filled up with N."""
@@ -169,6 +85,93 @@ class _Touched:
 
     def set(self, column: jax.Array, values: Array) -> jax.Array:
         return column.at[self.rows].set(values, mode="drop", unique_indices=True, indices_are_sorted=True)
+
+
+def _rule(apply: Callable[[SparseTable, _Touched, jax.Array, Array | float, float], SparseTable]) -> Update:
+    """An `Update` from what a rule does with the touched rows and their merged gradient [n, W]."""
+
+    @functools.wraps(apply)
+    def update(
+        table: SparseTable,
+        ids: Array,
+        gradients: Array,
+        *,
+        learning_rate: Array | float,
+        weight_decay: float = 0.0,
+        axis: str | None = None,
+    ) -> SparseTable:
+        touched, gradient = _merged(table, ids, gradients, axis)
+        return apply(table, touched, gradient, learning_rate, weight_decay)
+
+    return update
+
+
+@_rule
+def lazy_adam(
+    table: SparseTable, touched: _Touched, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
+) -> SparseTable:
+    """One Adam step (Kingma & Ba, 2015) on the touched rows; the others stay as they are.
+
+    Gradients of equal ids are summed before they are squared. Each row has its own clock t (its number of updates), so
+    the bias correction of a row first met late is that of a first step, not of a late one; rows touched at every step
+    behave as under dense Adam. Decay is decoupled (Loshchilov & Hutter, 2019) and as lazy as the update:
+
+        row <- row - lr (m_t / (1 - b1^t) / (sqrt(v_t / (1 - b2^t)) + eps) + weight_decay row)
+    """
+    first = B1 * touched.read(table.first) + (1 - B1) * gradient
+    second = B2 * touched.read(table.second) + (1 - B2) * gradient**2
+    direction = _adam_direction(first, second, touched.read(table.updates) + 1)
+    if weight_decay:
+        direction += weight_decay * touched.read(table.values)
+    return SparseTable(
+        values=touched.add(table.values, -learning_rate * direction),
+        first=touched.set(table.first, first),
+        second=touched.set(table.second, second),
+        updates=touched.add(table.updates, 1),
+    )
+
+
+@_rule
+def rowwise_adagrad(
+    table: SparseTable, touched: _Touched, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
+) -> SparseTable:
+    """One step of Adagrad (Duchi et al., 2011) with one accumulator for each row, as in large embedding tables
+    (Gupta et al., "Training recommender systems at scale", 2020): memory N instead of 2 N W.
+
+        G <- G + mean_j g_j^2          row <- row - lr (g / (sqrt(G) + eps) + weight_decay row)
+    """
+    second = touched.read(table.second) + jnp.mean(gradient**2, axis=1, keepdims=True)
+    direction = gradient / (jnp.sqrt(second) + EPSILON)
+    if weight_decay:
+        direction += weight_decay * touched.read(table.values)
+    return SparseTable(
+        values=touched.add(table.values, -learning_rate * direction),
+        first=table.first,
+        second=touched.set(table.second, second),
+        updates=touched.add(table.updates, 1),
+    )
+
+
+@_rule
+def dense_adam(
+    table: SparseTable, touched: _Touched, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
+) -> SparseTable:
+    """Adam over all rows at once, as plain frameworks do it: rows without a gradient move on by their momentum.
+
+    For parity and comparison. Time and memory grow with the table.
+    """
+    gradient = touched.set(jnp.zeros_like(table.values), gradient)
+    first = B1 * table.first + (1 - B1) * gradient
+    second = B2 * table.second + (1 - B2) * gradient**2
+    direction = _adam_direction(first, second, table.updates + 1) + weight_decay * table.values
+    return SparseTable(table.values - learning_rate * direction, first, second, table.updates + 1)
+
+
+RULES: dict[TableRule, Update] = {
+    "lazy_adam": lazy_adam,
+    "rowwise_adagrad": rowwise_adagrad,
+    "dense_adam": dense_adam,
+}
 
 
 def _merged(table: SparseTable, ids: Array, gradients: Array, axis: str | None) -> tuple[_Touched, jax.Array]:
