@@ -25,7 +25,7 @@ from ltrec_jax.errors import UserError
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.version import __version__
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _ARRAYS = {
     "user_vectors": "vectors",
     "user_biases": "vectors",
@@ -44,7 +44,8 @@ class Bundle:
     `users` has `user_id`; `items` has `item_id`, `text` and the catalogue's own columns (row = internal id). `history`
     holds the training events (what a user has seen). `counts` int64[I] are training counts and `group` uint8[I] the
     popularity group (0 head, 1 mid, 2 tail). `head` are the parameters between pooled text and anchor, so that a new
-    text can be placed. `about` tells dataset, split and rating scale.
+    text can be placed; `text_vectors` float16[I, E] are the pooled texts of the catalogue. `about` tells dataset, split
+    and rating scale.
     """
 
     config: Config
@@ -57,6 +58,7 @@ class Bundle:
     group: np.ndarray
     encoder: Encoder
     head: Mapping[str, np.ndarray]
+    text_vectors: np.ndarray
 
     @property
     def num_users(self) -> int:
@@ -97,6 +99,7 @@ class Bundle:
                 np.save(directory / "arrays" / f"{name}.npy", getattr(getattr(self, part), name), allow_pickle=False)
             np.save(directory / "arrays" / "counts.npy", self.counts, allow_pickle=False)
             np.save(directory / "arrays" / "group.npy", self.group, allow_pickle=False)
+            np.save(directory / "arrays" / "text_vectors.npy", self.text_vectors, allow_pickle=False)
             write_table(self.users, directory / "users.parquet")
             write_table(self.items, directory / "items.parquet")
             files = sorted(p for p in directory.rglob("*") if p.is_file())
@@ -139,6 +142,7 @@ class Bundle:
             group=storage.read_array(path / "arrays" / "group.npy"),
             encoder=load_encoder(str(path / "encoder")),
             head=load_tensors(path / "head.safetensors"),
+            text_vectors=storage.read_array(path / "arrays" / "text_vectors.npy", mapped=True),
         )
 
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from ltrec_jax.types import Array
 
+_LARGE_CATALOGUE = 100_000
+
 
 def item_vectors(
     anchor_KxD: jax.Array, text_bias_K: jax.Array, rows: jax.Array, gate_K: Array
@@ -50,8 +52,9 @@ class Vectors:
     def score(self, users_B: np.ndarray) -> jax.Array:
         """Scores of all items for a block of users, float32 [B, I]."""
         users_B = np.asarray(users_B)
-        parts = (self.user_vectors[users_B], self.user_biases[users_B], self.item_vectors, self.item_biases)
-        return _score_block(jnp.float32(self.mu), *(jnp.asarray(part) for part in parts))
+        return scores(
+            self.mu, self.user_vectors[users_B], self.user_biases[users_B], self.item_vectors, self.item_biases
+        )
 
     def score_pairs(self, users_P: np.ndarray, items_P: np.ndarray) -> np.ndarray:
         """Scores of single pairs, float32 [P]."""
@@ -60,6 +63,31 @@ class Vectors:
             raise ValueError(f"shapes differ: users {users_P.shape}, items {items_P.shape}")
         products = np.einsum("pd,pd->p", self.user_vectors[users_P], self.item_vectors[items_P])
         return (self.mu + self.user_biases[users_P] + self.item_biases[items_P] + products).astype(np.float32)
+
+
+def score_rows(num_items: int) -> int:
+    """Users that one call of the compiled block scores: 8, or 1 in a catalogue where a block of 8 would be slow."""
+    return 8 if num_items <= _LARGE_CATALOGUE else 1
+
+
+def scores(mu: float, p_BxD: Array, b_B: Array, q_IxD: Array, b_I: Array) -> jax.Array:
+    """mu + b_u + b_i + <p_u, q_i> of all items for B users, float32 [B, I].
+
+    Whatever B is, one compiled program of `score_rows` users does the work: products of the same vectors in matrices
+    of different shapes differ in their last bits, and what is served must rank exactly as what was evaluated.
+    """
+    rows, count = score_rows(len(b_I)), len(b_B)
+    p_BxD, b_B = np.asarray(p_BxD, np.float32), np.asarray(b_B, np.float32)
+    q_IxD, b_I = jnp.asarray(q_IxD), jnp.asarray(b_I)
+    missing = -count % rows
+    p_BxD, b_B = np.pad(p_BxD, ((0, missing), (0, 0))), np.pad(b_B, (0, missing))
+    blocks = [
+        _score_block(jnp.float32(mu), p_BxD[start : start + rows], b_B[start : start + rows], q_IxD, b_I)
+        for start in range(0, count, rows)
+    ]
+    if not blocks:
+        return jnp.zeros((0, len(b_I)), jnp.float32)
+    return (blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks))[:count]
 
 
 @jax.jit

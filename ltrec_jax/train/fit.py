@@ -55,7 +55,7 @@ def fit(split: Split, config: Config | None = None, out: Path | None = None, *, 
             finished = _train(problem, chosen, 0, out / "checkpoints" / "refit", writer, REFIT)
     if HEAD in finished and ENCODER in finished:
         prepared, outcome = finished[HEAD]
-        save_vectors(phases.finished_vectors(problem, prepared, outcome.state), out / FROZEN_TEXT)
+        save_vectors(phases.finished_vectors(problem, prepared, outcome.state)[0], out / FROZEN_TEXT)
     bundle = _bundle(problem, *list(finished.values())[-1])
     bundle.save(out / "bundle", replace=True)
     return bundle
@@ -98,6 +98,7 @@ def _train(
 def _bundle(problem: Problem, prepared: Prepared, outcome: Outcome) -> Bundle:
     dataset, train = problem.dataset, problem.split.train
     params = jax.tree.map(np.asarray, phases.parameters(problem, outcome.state))
+    vectors, text_vectors = phases.finished_vectors(problem, prepared, outcome.state)
     scale = dataset.info.get("scale") or [float(train.rating.min()), float(train.rating.max())]
     items: pd.DataFrame = dataset.items.assign(**{columns.TEXT: problem.texts})
     return Bundle(
@@ -114,7 +115,8 @@ def _bundle(problem: Problem, prepared: Prepared, outcome: Outcome) -> Bundle:
             "scale": scale,
             "positive_rating": dataset.info.get("positive_rating", scale[1]),
         },
-        vectors=phases.finished_vectors(problem, prepared, outcome.state),
+        vectors=vectors,
+        text_vectors=text_vectors.astype(np.float16),
         users=dataset.users[[columns.USER_ID]],
         items=items,
         history=history(train, dataset.num_users),

@@ -139,13 +139,18 @@ def run(
     )
 
 
-def finished_vectors(problem: Problem, prepared: Prepared, state: TrainState) -> Vectors:
-    """Vectors and biases of all users and items under a state. A user without training events has zeros."""
-    q, b = _items(problem, prepared, state, np.arange(problem.dataset.num_items))
+def finished_vectors(problem: Problem, prepared: Prepared, state: TrainState) -> tuple[Vectors, np.ndarray]:
+    """Vectors and biases of all users and items under a state, and the pooled text vectors float32 [I, E] they rest on.
+
+    A user without training events has zeros.
+    """
+    items = np.arange(problem.dataset.num_items)
+    pooled_IxE = prepared.pooled(state, items)
+    q, b = _items(problem, pooled_IxE, state, items)
     rows = np.asarray(state.tables["users"].values)
     seen = np.bincount(problem.split.train.user, minlength=len(rows))[:, None] > 0
     rows = np.where(seen, rows, 0.0).astype(np.float32)
-    return Vectors(_mu(state), rows[:, :-1], rows[:, -1], np.asarray(q), np.asarray(b))
+    return Vectors(_mu(state), rows[:, :-1], rows[:, -1], np.asarray(q), np.asarray(b)), np.asarray(pooled_IxE)
 
 
 def parameters(problem: Problem, state: TrainState) -> PyTree:
@@ -154,9 +159,9 @@ def parameters(problem: Problem, state: TrainState) -> PyTree:
     return {"head": params["head"], "encoder": params.get("encoder", problem.encoder.params)}
 
 
-def _items(problem: Problem, prepared: Prepared, state: TrainState, items: np.ndarray) -> tuple[jax.Array, jax.Array]:
+def _items(problem: Problem, pooled_KxE: Array, state: TrainState, items: np.ndarray) -> tuple[jax.Array, jax.Array]:
     head = full_params(state)["head"]
-    anchor, text_bias = Head(problem.config.model.embedding_dim).apply({"params": head}, prepared.pooled(state, items))
+    anchor, text_bias = Head(problem.config.model.embedding_dim).apply({"params": head}, pooled_KxE)
     rows = sparse_table.gather(state.tables["items"], items)
     q, b = two_tower.item_vectors(anchor, text_bias, rows, problem.gate_I[items])
     return q, b
@@ -167,7 +172,7 @@ def _validation_rmse(problem: Problem, prepared: Prepared) -> Evaluate:
     items, slot = np.unique(events.item, return_inverse=True)
 
     def rmse(state: TrainState) -> float:
-        q, b = _items(problem, prepared, state, items)
+        q, b = _items(problem, prepared.pooled(state, items), state, items)
         rows = sparse_table.gather(state.tables["users"], events.user)
         scores = two_tower.pair_scores(_mu(state), rows, q[slot], b[slot])
         return float(np.sqrt(np.mean((np.asarray(scores, np.float64) - events.rating) ** 2)))

@@ -42,3 +42,15 @@ def test_shapes_that_do_not_match_are_refused():
         two_tower.item_vectors(jnp.ones((1, 2)), jnp.ones(1), jnp.ones((1, 2)), jnp.ones(1))
     with pytest.raises(ValueError, match="shapes differ"):
         two_tower.Vectors(0.0, *(np.ones((2, 2), np.float32), np.ones(2, np.float32)) * 2).score_pairs([0], [0, 1])
+
+
+@pytest.mark.parametrize("width", [8, 64, 384])
+def test_a_users_scores_are_the_same_bits_in_every_company(width):
+    """What is served (one user at a time) ranks exactly as what was evaluated (blocks of users)."""
+    rng = np.random.default_rng(width)
+    f = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    vectors = two_tower.Vectors(3.5, f(21, width), f(21), f(1683, width), f(1683))
+    together = np.asarray(vectors.score(np.arange(21)))
+    alone = np.concatenate([np.asarray(vectors.score(np.array([user]))) for user in range(21)])
+    np.testing.assert_array_equal(together, alone)
+    assert vectors.score(np.zeros(0, np.int64)).shape == (0, 1683)

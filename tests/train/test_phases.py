@@ -171,11 +171,12 @@ def test_the_loss_of_a_step_is_the_formula(problem):
 def test_finished_vectors_score_as_the_step_does(problem):
     state, _ = run_steps(problem, encoder_phase)
     prepared = encoder_phase(problem)
-    vectors = phases.finished_vectors(problem, prepared, state)
+    vectors, pooled = phases.finished_vectors(problem, prepared, state)
+    np.testing.assert_array_equal(pooled, prepared.pooled(state, np.arange(problem.dataset.num_items)))
     train = problem.split.train
     unseen = np.setdiff1d(np.arange(problem.dataset.num_items), train.item)
     assert len(unseen) >= 10
-    anchors = phases.finished_vectors(
+    anchors, _ = phases.finished_vectors(
         dataclasses.replace(problem, gate_I=np.zeros_like(problem.gate_I)), prepared, state
     )
     np.testing.assert_array_equal(vectors.item_vectors[unseen], anchors.item_vectors[unseen])
@@ -187,7 +188,7 @@ def test_a_user_without_training_events_has_zeros(problem):
     split = dataclasses.replace(problem.split, train_rows=problem.split.train_rows[rows])
     colder = problem.on(split)
     assert history(split.train, problem.dataset.num_users).counts[3] == 0
-    vectors = phases.finished_vectors(colder, head_phase(colder), head_phase(colder).state)
+    vectors, _ = phases.finished_vectors(colder, head_phase(colder), head_phase(colder).state)
     assert not vectors.user_vectors[3].any()
     assert vectors.user_biases[3] == 0
 
