@@ -95,6 +95,17 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class WholeDataConfig:
+    """Top-N by exact solves (`anchored_als`): unobserved pairs are weak zeros, items stay near their texts."""
+
+    anchor_scale: Annotated[float, Doc("length s of an anchor: x = s * the text's direction from the mean text")] = 0.4
+    unobserved_weight: Annotated[float, Doc("a0: weight of an unobserved pair beside 1 for an observed one")] = 0.1
+    l2: Annotated[float, Doc("lambda per (weighted) event of |p_u|^2 and of |q_i - x_i|^2")] = 0.03
+    propensity_power: Annotated[float, Doc("rho: positives of an item weigh n_i^-rho; 0: all alike")] = 0.15
+    alternations: Annotated[int, Doc("times that users, then items, are solved")] = 6
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """What the report measures."""
 
@@ -112,6 +123,7 @@ class Config:
     encoder: EncoderSection = EncoderSection()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    whole_data: WholeDataConfig = WholeDataConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:
@@ -217,7 +229,7 @@ def _coerce(value: Any, kind: Any, name: str) -> Any:
 
 
 def _check(config: Config) -> None:
-    data, model, train = config.data, config.model, config.train
+    data, model, train, whole_data = config.data, config.model, config.train, config.whole_data
     if config.seed < 0:
         raise UserError(f"Setting seed must be at least 0, not {config.seed}.")
     positive = {
@@ -231,6 +243,7 @@ def _check(config: Config) -> None:
         "train.log_every": train.log_every,
         "train.checkpoints": train.checkpoints,
         "train.accumulate": train.accumulate,
+        "whole_data.alternations": whole_data.alternations,
     }
     for name, number in positive.items():
         if number < 1:
@@ -263,6 +276,10 @@ def _check(config: Config) -> None:
         "train.layer_decay": train.layer_decay,
         "train.head_weight_decay": train.head_weight_decay,
         "train.clip_norm": train.clip_norm,
+        "whole_data.anchor_scale": whole_data.anchor_scale,
+        "whole_data.unobserved_weight": whole_data.unobserved_weight,
+        "whole_data.l2": whole_data.l2,
+        "whole_data.propensity_power": whole_data.propensity_power,
     }
     for name, amount in amounts.items():
         if not (math.isfinite(amount) and amount >= 0):

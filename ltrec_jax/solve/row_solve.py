@@ -118,21 +118,14 @@ def normal_equations(
     Weights of padding entries must be 0 (multiply by `block.mask`). Add the prior's precision to the left side.
     """
 
-    def add(sums: tuple[jax.Array, jax.Array], entries: tuple[Array, Array, Array]) -> tuple[PyTree, None]:
+    def sums(entries: tuple[Array, Array, Array]) -> tuple[jax.Array, jax.Array]:
         column, weight, target = entries
         q_BxWxD = jnp.asarray(table_CxD)[column]
         weighted = q_BxWxD * weight[..., None]
         left = jnp.einsum("bwd,bwe->bde", weighted, q_BxWxD, precision=_EXACT)
-        right = jnp.einsum("bwd,bw->bd", weighted, target, precision=_EXACT)
-        return (sums[0] + left, sums[1] + right), None
+        return left, jnp.einsum("bwd,bw->bd", weighted, target, precision=_EXACT)
 
-    (rows, wide), width = block.column.shape, table_CxD.shape[1]
-    zero = jnp.zeros((rows, width, width), table_CxD.dtype), jnp.zeros((rows, width), table_CxD.dtype)
-    entries = (block.column, weight_BxW, target_BxW)
-    if wide <= _SLICE:
-        return add(zero, entries)[0]
-    sliced = jax.tree.map(lambda part: jnp.asarray(part).reshape(rows, -1, _SLICE).swapaxes(0, 1), entries)
-    return jax.lax.scan(add, zero, sliced)[0]
+    return _over_slices(sums, (block.column, weight_BxW, target_BxW))
 
 
 def cholesky_solve(left_BxDxD: Array, right_BxD: Array) -> jax.Array:
@@ -164,8 +157,25 @@ def woodbury_solve(
 
 def weighted_target_sum(table_CxD: Array, block: Block, weight_BxW: Array, target_BxW: Array) -> jax.Array:
     """The right side alone: sum_w weight_bw target_bw table[column_bw], float [B, D]."""
-    q_BxWxD = jnp.asarray(table_CxD)[block.column]
-    return jnp.einsum("bwd,bw->bd", q_BxWxD, weight_BxW * target_BxW, precision=_EXACT)
+
+    def total(entries: tuple[Array, Array]) -> jax.Array:
+        column, value = entries
+        return jnp.einsum("bwd,bw->bd", jnp.asarray(table_CxD)[column], value, precision=_EXACT)
+
+    return _over_slices(total, (block.column, weight_BxW * target_BxW))
+
+
+def weighted_squared_error(
+    table_CxD: Array, block: Block, weight_BxW: Array, target_BxW: Array, solution_BxD: Array
+) -> jax.Array:
+    """What a row's solution leaves: sum_w weight_bw (<x_b, table[column_bw]> - target_bw)^2, float [B]."""
+
+    def error(entries: tuple[Array, Array, Array]) -> jax.Array:
+        column, weight, target = entries
+        scores = jnp.einsum("bwd,bd->bw", jnp.asarray(table_CxD)[column], solution_BxD, precision=_EXACT)
+        return jnp.sum(weight * (scores - target) ** 2, axis=1)
+
+    return _over_slices(error, (block.column, weight_BxW, target_BxW))
 
 
 def gramian(table_CxD: Array) -> jax.Array:
@@ -195,6 +205,20 @@ def one_blas_thread() -> contextlib.AbstractContextManager[object]:
     about 200 on, which on a busy machine costs 4.5 ms instead of 1.3 for 384 and 15 instead of 0.4 for 256.
     """
     return threadpoolctl.threadpool_limits(1, "blas")
+
+
+def _over_slices(function: Callable[[PyTree], PyTree], entries: PyTree) -> PyTree:
+    """function(entries [B, W]), summed over slices of W where rows are long: one slice is gathered at a time."""
+    rows, wide = jax.tree.leaves(entries)[0].shape
+    if wide <= _SLICE:
+        return function(entries)
+    sliced = jax.tree.map(lambda part: jnp.asarray(part).reshape(rows, -1, _SLICE).swapaxes(0, 1), entries)
+    first, rest = jax.tree.map(lambda part: part[0], sliced), jax.tree.map(lambda part: part[1:], sliced)
+
+    def add(sums: PyTree, part: PyTree) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, sums, function(part)), None
+
+    return jax.lax.scan(add, function(first), rest)[0]
 
 
 def _block_rows(rows: int, wide: int, width: int, devices: int) -> int:
