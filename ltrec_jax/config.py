@@ -88,6 +88,9 @@ class TrainConfig:
     accumulate: Annotated[int, Doc("slices of a batch that go through one after the other: less memory, same step")] = 1
     average: Annotated[float, Doc("decay of the moving average of encoder and head that is evaluated; 0: none")] = 0.0
     clip_norm: Annotated[float, Doc("global norm of the dense gradient is clipped to this; 0: never")] = 1.0
+    cache_layers: Annotated[
+        bool, Doc("under top:N, hidden states below the layers that learn are computed once and kept on disk")
+    ] = True
     encoder_dropout: Annotated[bool, Doc("use the encoder's own dropout rates in training")] = False
     parallel: Annotated[ParallelMode, Doc("auto: pmap on several local devices, else jit")] = "auto"
     log_every: Annotated[int, Doc("steps between two rows of metrics.jsonl")] = 10

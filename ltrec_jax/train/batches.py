@@ -18,6 +18,7 @@ import numpy as np
 from ltrec_jax.data.dataset import Interactions
 from ltrec_jax.text import packing
 from ltrec_jax.text.store import TokenStore
+from ltrec_jax.train.layer_cache import HiddenStates
 
 # Units of capacity grow by these factors: a rare batch that does not fit takes the next one and compiles once more.
 _RUNGS = (1.0, 1.125, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -50,7 +51,8 @@ class Batch(NamedTuple):
 
     item int32[K] (number of items = padding), gate float32[K], pair_user int32[P] (number of users = padding),
     pair_item int32[P] (slot 0..K-1), target float32[P], weight float32[P] (0 = padding), and the packed texts
-    token_ids, token_slot (K = padding), token_position int32[R, L], or None where no text is encoded.
+    token_ids, token_slot (K = padding), token_position int32[R, L], or None where no text is encoded. `hidden`
+    [R, L, E]: what leaves the frozen layers, or None where all layers are run.
     """
 
     item: np.ndarray
@@ -62,6 +64,7 @@ class Batch(NamedTuple):
     token_ids: np.ndarray | None
     token_slot: np.ndarray | None
     token_position: np.ndarray | None
+    hidden: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,7 @@ class BatchSource:
         accumulate: int = 1,
         share: slice = slice(None),
         seed: int = 0,
+        hidden: HiddenStates | None = None,
     ) -> None:
         if len(rows) == 0:
             raise ValueError("the training part of the split is empty")
@@ -107,7 +111,7 @@ class BatchSource:
         self._start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._items = np.flatnonzero(counts).astype(np.int32)
         self._chunks = -(-counts[self._items] // pairs_per_item)
-        self._gate, self._tokens = gate_I, tokens
+        self._gate, self._tokens, self._hidden = gate_I, tokens, hidden
         self._lengths = None if tokens is None else np.asarray(tokens.lengths)
         self._num_users, self._num_items = num_users, num_items
         self._pairs_per_item, self._row_length, self._pad_id = pairs_per_item, row_length, pad_id
@@ -192,12 +196,14 @@ class BatchSource:
         rows = self._rows[units.pairs[pairs]]
         items = padded(units.item[part], self._slots, self._num_items)
         gate = padded(self._gate[units.item[part]].astype(np.float32), self._slots, 0.0)
-        token_ids = token_slot = token_position = None
+        token_ids = token_slot = token_position = hidden = None
         if self._tokens is not None:
             row, start, _ = layout
             token_ids, token_slot, token_position = packing.fill(
                 self._tokens, units.item[part], row, start, row_capacity, self._row_length, self._pad_id
             )
+            if self._hidden is not None:
+                hidden = self._hidden.packed(units.item[part], token_slot, token_position)
             token_slot = np.where(token_slot == len(part), self._slots, token_slot).astype(np.int32)
         return Batch(
             item=items,
@@ -209,6 +215,7 @@ class BatchSource:
             token_ids=token_ids,
             token_slot=token_slot,
             token_position=token_position,
+            hidden=hidden,
         )
 
     def _pack(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

@@ -22,6 +22,7 @@ from ltrec_jax.objectives.squared_error import squared_error
 from ltrec_jax.train import sparse_table
 from ltrec_jax.train.batches import Batch, BatchSource
 from ltrec_jax.train.checkpoint import Checkpoints
+from ltrec_jax.train.layer_cache import pooled_texts, run_above
 from ltrec_jax.train.loop import Evaluate, Outcome, Phase, Step, run_phase
 from ltrec_jax.train.optimizer import layer_rate, make_optimizer, make_schedule
 from ltrec_jax.train.pair_loss import RMSE, PooledTexts, make_pair_loss, row_ids
@@ -92,7 +93,8 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
         table = encoder_params["embeddings"]["word_embeddings"]["embedding"]
         tables = {**tables, "words": sparse_table.make_table(table, train.table_optimizer)}
         encoder_params = without({"encoder": encoder_params}, WORDS)["encoder"]
-    source = problem.batches(with_texts=True)
+    hidden = problem.hidden_states()
+    source = problem.batches(with_texts=True, hidden=hidden)
     if start is not None:
         train = dataclasses.replace(
             train,
@@ -104,13 +106,15 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
         train,
         {"head": head, "encoder": encoder_params},
         tables,
-        _encode_slots(problem),
+        _encode_slots(problem, 0 if hidden is None else hidden.layers),
         source,
         epochs,
     )
 
     def pooled(state: TrainState, items: np.ndarray) -> Array:
         params = full_params(state)["encoder"]
+        if hidden is not None:
+            return pooled_texts(encoder, params, hidden, problem.tokens, items, problem.config.encoder.precision)
         current = dataclasses.replace(encoder, params=params)
         return catalogue.encode_catalogue(
             current, problem.tokens.take(items), policy=problem.config.encoder.precision, progress=False
@@ -222,7 +226,7 @@ def _state_and_step(
     return spread.replicate(own_copy(state)), spread.compile(body)
 
 
-def _encode_slots(problem: Problem) -> PooledTexts:
+def _encode_slots(problem: Problem, cached_layers: int) -> PooledTexts:
     train, encoder = problem.config.train, problem.encoder
     bert = Bert(encoder.config, problem.config.encoder.precision)
 
@@ -230,6 +234,9 @@ def _encode_slots(problem: Problem) -> PooledTexts:
         assert batch.token_ids is not None
         assert batch.token_slot is not None
         slots = batch.item.shape[0]
+        if batch.hidden is not None:
+            states = run_above(bert, params["encoder"], batch.hidden, batch.token_slot, slots, cached_layers)
+            return catalogue.finish(encoder, pooling.pool(states, batch.token_slot, slots, encoder.pooling))
         segments = jnp.where(batch.token_slot < slots, batch.token_slot + 1, 0)
         hidden = bert.apply(
             {"params": params["encoder"]},

@@ -17,6 +17,8 @@ from ltrec_jax.text import templates
 from ltrec_jax.text.store import TokenStore, build_store
 from ltrec_jax.text.tokenizer import load_tokenizer
 from ltrec_jax.train.batches import BatchSource
+from ltrec_jax.train.layer_cache import HiddenStates, open_hidden_states
+from ltrec_jax.train.state import frozen_layers
 
 # The cost of attention grows with the row: rows are no longer than the longest text, in few different shapes.
 _SHORTEST_ROW, _ROW_STEP = 32, 16
@@ -46,8 +48,20 @@ class Problem:
         gate = popularity_gate(counts.counts, self.config.model.gate_count)
         return dataclasses.replace(self, split=split, popularity=counts, gate_I=gate)
 
-    def batches(self, *, with_texts: bool) -> BatchSource:
-        """The batch source of a phase: with packed texts to encode, or without where vectors are frozen."""
+    def hidden_states(self) -> HiddenStates | None:
+        """What leaves the frozen layers, from the cache; None without any, with dropout in them, or unasked."""
+        train, encoder = self.config.train, self.encoder
+        layers = frozen_layers(train.trainable, encoder.config.num_layers)
+        if not (layers and train.cache_layers and not train.encoder_dropout):
+            return None
+        place = storage.cache_directory() / "hidden"
+        return open_hidden_states(encoder, self.tokens, layers, self.config.encoder.precision, place)
+
+    def batches(self, *, with_texts: bool, hidden: HiddenStates | None = None) -> BatchSource:
+        """The batch source of a phase: with packed texts to encode, or without where vectors are frozen.
+
+        With the `hidden` states that leave the frozen layers, a batch has those of its texts too.
+        """
         train = self.config.train
         longest = int(self.tokens.lengths.max(initial=0))
         return BatchSource(
@@ -65,6 +79,7 @@ class Problem:
             devices=self.spread.count,
             accumulate=train.accumulate,
             seed=self.config.seed,
+            hidden=hidden,
         )
 
 

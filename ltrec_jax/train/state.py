@@ -80,6 +80,13 @@ def trainable_rule(what: str, num_layers: int) -> Callable[[Path], bool]:
     return rule
 
 
+def frozen_layers(what: str, num_layers: int) -> int:
+    """How many of the lowest layers never change under `trainable_rule(what, ...)`, and the embeddings with them."""
+    if what == "none":
+        return num_layers
+    return max(0, num_layers - int(what[4:])) if what.startswith("top:") else 0
+
+
 def full_params(state: TrainState) -> PyTree:
     """The whole parameter tree as it is evaluated: the average where one is kept, the word table back in its place."""
     trees = [state.trainable if state.average is None else state.average, state.frozen]
