@@ -93,7 +93,9 @@ class TrainConfig:
     ] = True
     encoder_dropout: Annotated[bool, Doc("use the encoder's own dropout rates in training")] = False
     parallel: Annotated[ParallelMode, Doc("auto: pmap on several local devices, else jit")] = "auto"
+    shard_tables: Annotated[bool, Doc("split user and item rows over the devices instead of a copy on each")] = False
     log_every: Annotated[int, Doc("steps between two rows of metrics.jsonl")] = 10
+    save_minutes: Annotated[float, Doc("save after so many minutes too; 0: at the end of an epoch alone")] = 10.0
     checkpoints: Annotated[int, Doc("finished checkpoints kept beside the best one")] = 2
 
 
@@ -283,6 +285,7 @@ def _check(config: Config) -> None:
         "whole_data.unobserved_weight": whole_data.unobserved_weight,
         "whole_data.l2": whole_data.l2,
         "whole_data.propensity_power": whole_data.propensity_power,
+        "train.save_minutes": train.save_minutes,
     }
     for name, amount in amounts.items():
         if not (math.isfinite(amount) and amount >= 0):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ltrec_jax import config as configuration
-from ltrec_jax import storage
+from ltrec_jax import processes, storage
 from ltrec_jax.bundle import Bundle, save_vectors
 from ltrec_jax.config import Config
 from ltrec_jax.data import columns
@@ -21,7 +21,7 @@ from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.loop import Outcome
 from ltrec_jax.train.phases import ENCODER, HEAD, Prepared
 from ltrec_jax.train.problem import Problem, load_problem
-from ltrec_jax.train.tracking import JsonLines
+from ltrec_jax.train.tracking import JsonLines, Nowhere
 from ltrec_jax.types import MetricWriter
 
 REFIT = "refit "
@@ -40,14 +40,19 @@ def fit(split: Split, config: Config | None = None, out: Path | None = None, *, 
     """
     config = config or Config()
     if out is None:
+        if processes.number() > 1:
+            raise UserError("Several processes share one run directory: name it (out).")
         with tempfile.TemporaryDirectory(prefix="ltrec-") as temporary:
             return fit(split, config, Path(temporary) / "run")
     out = Path(out)
-    _open_run(out, config, resume=resume)
+    processes.first_does(lambda: _open_run(out, config, resume=resume))
+    if not (out / "config.toml").is_file():
+        raise UserError(f"{out} is not seen by all processes. It must be on a file system that they share.")
     problem = load_problem(split, config)
     train = config.train
     epochs = {HEAD: train.head_epochs, ENCODER: 0 if train.trainable == "none" else train.epochs}
-    with contextlib.closing(JsonLines(out / "metrics.jsonl")) as writer:
+    writer: MetricWriter = JsonLines(out / "metrics.jsonl") if processes.is_first() else Nowhere()
+    with contextlib.closing(writer):
         finished = _train(problem, epochs, train.patience, out / "checkpoints" / "choose", writer, "")
         if config.refit and len(split.validation_rows):
             chosen = {name: outcome.epoch for name, (_, outcome) in finished.items()}
@@ -55,9 +60,10 @@ def fit(split: Split, config: Config | None = None, out: Path | None = None, *, 
             finished = _train(problem, chosen, 0, out / "checkpoints" / "refit", writer, REFIT)
     if HEAD in finished and ENCODER in finished:
         prepared, outcome = finished[HEAD]
-        save_vectors(phases.finished_vectors(problem, prepared, outcome.state)[0], out / FROZEN_TEXT)
+        frozen_text, _ = phases.finished_vectors(problem, prepared, outcome.state)
+        processes.first_does(lambda: save_vectors(frozen_text, out / FROZEN_TEXT))
     bundle = _bundle(problem, *list(finished.values())[-1])
-    bundle.save(out / "bundle", replace=True)
+    processes.first_does(lambda: bundle.save(out / "bundle", replace=True))
     return bundle
 
 

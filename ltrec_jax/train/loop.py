@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from ltrec_jax import processes
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.parallel import Parallel
 from ltrec_jax.train.batches import Source, prefetch
@@ -41,13 +42,17 @@ class Figures:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One stretch of training: how long, how often evaluated (once per epoch), when given up, how it is reported."""
+    """One stretch of training: how long, how often evaluated (once per epoch), when given up, how it is reported.
+
+    It is saved at the end of every epoch, and between them whenever `save_minutes` have passed since (0: never).
+    """
 
     name: str
     epochs: int
     patience: int
     log_every: int
     figures: Figures
+    save_minutes: float = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +107,7 @@ def run_phase(
     total = phase.epochs * per_epoch
     reason = "all epochs done"
     meter = _Meter(phase, source, writer, start)
+    saved = time.monotonic()
     with _stop_signals() as stop, contextlib.closing(meter):
         for number, batch in prefetch(source, start, total, parallel.shard):
             if phase.patience and best.worse >= phase.patience:
@@ -110,21 +116,29 @@ def run_phase(
             state, metrics = step(state, batch, key)
             done = number + 1
             meter.add(done, batch, metrics)
-            if done % phase.log_every == 0 or done % per_epoch == 0:
+            settled = done % phase.log_every == 0 or done % per_epoch == 0
+            if settled:
                 _refuse_nan(meter.flush(), phase, done, checkpoints)
             error = None
             if done % per_epoch == 0:
                 if evaluate is not None:
-                    error = evaluate(state)
+                    error = processes.of_first(evaluate(state))
                     best.see(done, error)
                     meter.evaluated(done, error)
                 checkpoints.save(done, state, {"best": _plain(best)}, error=error)
-            if stop.asked:
-                if done % per_epoch:
-                    checkpoints.save(done, state, {"best": _plain(best)})
+                saved = time.monotonic()
+            # Several processes must stop and save at one step: they agree where they wait for figures anyway.
+            if not settled and processes.number() > 1:
+                continue
+            due = 0 < 60 * phase.save_minutes <= time.monotonic() - saved
+            stopping, saving = processes.anywhere(bool(stop.asked), due)
+            if (stopping or saving) and done % per_epoch:
+                checkpoints.save(done, state, {"best": _plain(best)})
+                saved = time.monotonic()
+            if stopping:
                 checkpoints.wait()
                 raise StoppedError(
-                    f"Stopped on {stop.asked} at step {done} of {total} ({phase.name}); everything is saved. "
+                    f"Stopped on {stop.asked or 'a signal'} at step {done} of {total} ({phase.name}); all is saved. "
                     "Run the same command with --resume to go on."
                 )
     if evaluate is None or not best.step:
@@ -167,6 +181,7 @@ class _Meter:
             file=sys.stderr,
             mininterval=0.5,
             dynamic_ncols=True,
+            disable=not processes.is_first(),
         )
         self._validation = self._loss_name = ""
         self._since = time.perf_counter()

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ltrec_jax import parallel
 from ltrec_jax.config import TrainConfig
 from ltrec_jax.encoder import catalogue, pooling
 from ltrec_jax.encoder.bert import Bert
+from ltrec_jax.errors import UserError
 from ltrec_jax.model import two_tower
 from ltrec_jax.model.head import Head
 from ltrec_jax.model.two_tower import Vectors
@@ -31,6 +33,7 @@ from ltrec_jax.train.state import (
     WORDS,
     TrainState,
     full_params,
+    layout,
     own_copy,
     partition,
     trainable_rule,
@@ -72,7 +75,7 @@ def prepare_head(problem: Problem, epochs: int, *, patience: int) -> Prepared:
     train = dataclasses.replace(problem.config.train, trainable="none")
     state, step = _state_and_step(problem, train, params, _fresh_tables(problem), pooled, source, epochs)
     return Prepared(
-        Phase(HEAD, epochs, patience, train.log_every, RMSE),
+        Phase(HEAD, epochs, patience, train.log_every, RMSE, train.save_minutes),
         state,
         step,
         source,
@@ -86,7 +89,7 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
     if start is None:
         head, tables = _fresh_head(problem), _fresh_tables(problem)
     else:
-        head = full_params(start)["head"]
+        head = full_params(problem.spread.local(start))["head"]
         tables = start.tables
     encoder_params: PyTree = jax.tree.map(jnp.asarray, encoder.params)
     if train.trainable == "all":
@@ -112,7 +115,7 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
     )
 
     def pooled(state: TrainState, items: np.ndarray) -> Array:
-        params = full_params(state)["encoder"]
+        params = full_params(problem.spread.local(state))["encoder"]
         if hidden is not None:
             return pooled_texts(encoder, params, hidden, problem.tokens, items, problem.config.encoder.precision)
         current = dataclasses.replace(encoder, params=params)
@@ -120,7 +123,8 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
             current, problem.tokens.take(items), policy=problem.config.encoder.precision, progress=False
         )
 
-    return Prepared(Phase(ENCODER, epochs, patience, train.log_every, RMSE), state, step, source, pooled)
+    phase = Phase(ENCODER, epochs, patience, train.log_every, RMSE, train.save_minutes)
+    return Prepared(phase, state, step, source, pooled)
 
 
 def run(
@@ -151,22 +155,22 @@ def finished_vectors(problem: Problem, prepared: Prepared, state: TrainState) ->
     items = np.arange(problem.dataset.num_items)
     pooled_IxE = prepared.pooled(state, items)
     q, b = _items(problem, pooled_IxE, state, items)
-    rows = np.asarray(state.tables["users"].values)
+    rows = sparse_table.all_rows(state.tables["users"], problem.spread)
     seen = np.bincount(problem.split.train.user, minlength=len(rows))[:, None] > 0
     rows = np.where(seen, rows, 0.0).astype(np.float32)
-    return Vectors(_mu(state), rows[:, :-1], rows[:, -1], np.asarray(q), np.asarray(b)), np.asarray(pooled_IxE)
+    return Vectors(_mu(problem, state), rows[:, :-1], rows[:, -1], np.asarray(q), np.asarray(b)), np.asarray(pooled_IxE)
 
 
 def parameters(problem: Problem, state: TrainState) -> PyTree:
     """{"encoder": ..., "head": ...} under a state of either phase."""
-    params = full_params(state)
+    params = full_params(problem.spread.local(state))
     return {"head": params["head"], "encoder": params.get("encoder", problem.encoder.params)}
 
 
 def _items(problem: Problem, pooled_KxE: Array, state: TrainState, items: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    head = full_params(state)["head"]
+    head = full_params(problem.spread.local(state))["head"]
     anchor, text_bias = Head(problem.config.model.embedding_dim).apply({"params": head}, pooled_KxE)
-    rows = sparse_table.gather(state.tables["items"], items)
+    rows = sparse_table.read_rows(state.tables["items"], items, problem.spread)
     q, b = two_tower.item_vectors(anchor, text_bias, rows, problem.gate_I[items])
     return q, b
 
@@ -177,8 +181,8 @@ def _validation_rmse(problem: Problem, prepared: Prepared) -> Evaluate:
 
     def rmse(state: TrainState) -> float:
         q, b = _items(problem, prepared.pooled(state, items), state, items)
-        rows = sparse_table.gather(state.tables["users"], events.user)
-        scores = two_tower.pair_scores(_mu(state), rows, q[slot], b[slot])
+        rows = sparse_table.read_rows(state.tables["users"], events.user, problem.spread)
+        scores = two_tower.pair_scores(_mu(problem, state), rows, q[slot], b[slot])
         return float(np.sqrt(np.mean((np.asarray(scores, np.float64) - events.rating) ** 2)))
 
     return rmse
@@ -223,7 +227,7 @@ def _state_and_step(
         axis=spread.axis,
     )
     # The step donates its state; the features and the loaded weights must outlive it.
-    return spread.replicate(own_copy(state)), spread.compile(body)
+    return spread.place(own_copy(state), layout(state)), spread.compile(body, layout=layout(state))
 
 
 def _encode_slots(problem: Problem, cached_layers: int) -> PooledTexts:
@@ -260,13 +264,21 @@ def _fresh_head(problem: Problem) -> dict[str, jax.Array]:
 
 
 def _fresh_tables(problem: Problem) -> dict[str, sparse_table.SparseTable]:
-    width, rule = problem.config.model.embedding_dim + 1, problem.config.train.table_optimizer
-    users = USER_SCALE * jax.random.normal(stream(problem, "users"), (problem.dataset.num_users, width))
-    return {
-        "users": sparse_table.make_table(users.at[:, -1].set(0.0), rule),
-        "items": sparse_table.make_table(np.zeros((problem.dataset.num_items, width), np.float32), rule),
-    }
+    train, spread, width = problem.config.train, problem.spread, problem.config.model.embedding_dim + 1
+    split, rule = train.shard_tables, train.table_optimizer
+    if split and sparse_table.ROWS_MULTIPLE % spread.count:
+        raise UserError(f"Setting train.shard_tables cannot split rows evenly over {spread.count} devices.")
+
+    def make() -> dict[str, sparse_table.SparseTable]:
+        users = USER_SCALE * jax.random.normal(stream(problem, "users"), (problem.dataset.num_users, width))
+        items = jnp.zeros((problem.dataset.num_items, width))
+        return {
+            "users": sparse_table.make_table(users.at[:, -1].set(0.0), rule, split=split),
+            "items": sparse_table.make_table(items, rule, split=split),
+        }
+
+    return make() if not split else spread.create(make, parallel.BY_ROWS)
 
 
-def _mu(state: TrainState) -> float:
-    return float(full_params(state)["head"]["mu"])
+def _mu(problem: Problem, state: TrainState) -> float:
+    return float(full_params(problem.spread.local(state))["head"]["mu"])

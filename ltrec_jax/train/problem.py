@@ -77,6 +77,7 @@ class Problem:
             row_length=min(train.row_length, max(_SHORTEST_ROW, -(-longest // _ROW_STEP) * _ROW_STEP)),
             pad_id=self.encoder.config.pad_token_id,
             devices=self.spread.count,
+            share=self.spread.share,
             accumulate=train.accumulate,
             seed=self.config.seed,
             hidden=hidden,
@@ -110,5 +111,5 @@ def load_problem(split: Split, config: Config, *, spread: parallel.Parallel | No
         features_IxE=catalogue.encode_catalogue(encoder, tokens, policy=config.encoder.precision),
         popularity=counts,
         gate_I=popularity_gate(counts.counts, config.model.gate_count),
-        spread=spread or parallel.choose(config.train.parallel),
+        spread=spread or parallel.choose_for_run(config.train.parallel, by_rows=config.train.shard_tables),
     )

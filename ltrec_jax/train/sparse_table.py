@@ -7,6 +7,10 @@ time and the extra memory of a step do not depend on the number of rows.
 Every rule has the signature of `lazy_adam`. Over a device axis, ids and gradients of all devices are gathered, merged
 and divided by their count, and every replica makes the same update: local gradients are those of the device count times
 the global mean loss.
+
+A table that outgrows a device is split by rows (`make_table(..., split=True)`): each of D devices holds N/D rows that
+lie side by side, and their moments. Reading, every device looks up the ids of all, and the rows found are summed, of
+which only the owner's is not zero; writing, each applies what concerns its own rows.
 """
 
 import dataclasses
@@ -16,12 +20,19 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
 
 from ltrec_jax import parallel
 from ltrec_jax.config import TableRule
+from ltrec_jax.parallel import Parallel
 from ltrec_jax.types import Array
 
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
+ROWS_MULTIPLE = 3840
+"""Split tables have a multiple of this many rows (15 * 256): their shape, and so a checkpoint, is the same on every
+number of devices that divides it."""
+_BLOCK = 1 << 18
 
 
 @jax.tree_util.register_dataclass
@@ -30,30 +41,69 @@ class SparseTable:
     """values float32 [N, W]; what the rule remembers; updates int32 [N], how often each row was updated.
 
     Adam: first and second moment [N, W]. Row-wise Adagrad: no first moment [N, 0], a sum of squares per row [N, 1].
+    `split_rows`: None where every device holds the table whole; else the number of rows that are real. The arrays are
+    longer then (a multiple of `ROWS_MULTIPLE`), and inside a step they are a device's own part.
     """
 
     values: jax.Array
     first: jax.Array
     second: jax.Array
     updates: jax.Array
+    split_rows: int | None = dataclasses.field(default=None, metadata={"static": True})
 
 
-def make_table(values: Array, rule: TableRule = "lazy_adam") -> SparseTable:
-    """A table with these values that has seen nothing yet."""
+def make_table(values: Array, rule: TableRule = "lazy_adam", *, split: bool = False) -> SparseTable:
+    """A table with these values that has seen nothing yet, whole on every device or to be split by rows."""
     values = jnp.asarray(values, jnp.float32)
-    num_rows, width = values.shape
+    real_rows, width = values.shape
+    if split:
+        values = jnp.pad(values, ((0, -real_rows % ROWS_MULTIPLE), (0, 0)))
+    num_rows = len(values)
     first, second = (0, 1) if rule == "rowwise_adagrad" else (width, width)
     return SparseTable(
         values,
         jnp.zeros((num_rows, first), jnp.float32),
         jnp.zeros((num_rows, second), jnp.float32),
         jnp.zeros(num_rows, jnp.int32),
+        real_rows if split else None,
     )
 
 
-def gather(table: SparseTable, ids: Array) -> jax.Array:
-    """Rows [n, W] of int32 ids [n]; an id equal to the number of rows is padding and gives zeros."""
-    return jnp.take(table.values, ids, axis=0, mode="fill", fill_value=0.0)
+def layout(table: SparseTable) -> PartitionSpec:
+    """How a table lies over the devices."""
+    return parallel.WHOLE if table.split_rows is None else parallel.BY_ROWS
+
+
+def gather(table: SparseTable, ids: Array, axis: str | None = None) -> jax.Array:
+    """Rows [n, W] of int32 ids [n]; an id equal to the number of rows is padding and gives zeros.
+
+    `axis` inside a step over several devices: the ids are this device's own, and so are the rows that come back.
+    """
+    if table.split_rows is None:
+        return _take(table.values, ids)
+    if axis is None:
+        return _take(table.values, _own_ids(table, ids, axis))
+    found = _take(table.values, _own_ids(table, parallel.gather_over_devices(ids, axis), axis))
+    return parallel.scatter_sum_over_devices(found, axis)
+
+
+def read_rows(table: SparseTable, ids: Array, spread: Parallel) -> jax.Array:
+    """Rows [n, W] of ids [n] outside a step, wherever they lie, as an array of this process. All processes must ask."""
+    if table.split_rows is None:
+        return gather(spread.local(table), ids)
+    return spread.local(spread.create(gather, parallel.WHOLE, table, np.asarray(ids)))
+
+
+def all_rows(table: SparseTable, spread: Parallel) -> np.ndarray:
+    """The values [N, W] on the host. A split table is read block by block: no device need hold it whole."""
+    if table.split_rows is None:
+        return np.asarray(spread.local(table.values))
+    rows = np.empty((table.split_rows, table.values.shape[1]), np.float32)
+    size = min(len(rows), _BLOCK)
+    for start in range(0, len(rows), size):
+        block = rows[start : start + size]
+        block[:] = np.asarray(read_rows(table, np.arange(start, start + size, dtype=np.int32), spread))[: len(block)]
+    return rows
 
 
 class Update(Protocol):
@@ -123,7 +173,8 @@ def lazy_adam(
     direction = _adam_direction(first, second, touched.read(table.updates) + 1)
     if weight_decay:
         direction += weight_decay * touched.read(table.values)
-    return SparseTable(
+    return dataclasses.replace(
+        table,
         values=touched.add(table.values, -learning_rate * direction),
         first=touched.set(table.first, first),
         second=touched.set(table.second, second),
@@ -144,9 +195,9 @@ def rowwise_adagrad(
     direction = gradient / (jnp.sqrt(second) + EPSILON)
     if weight_decay:
         direction += weight_decay * touched.read(table.values)
-    return SparseTable(
+    return dataclasses.replace(
+        table,
         values=touched.add(table.values, -learning_rate * direction),
-        first=table.first,
         second=touched.set(table.second, second),
         updates=touched.add(table.updates, 1),
     )
@@ -164,7 +215,8 @@ def dense_adam(
     first = B1 * table.first + (1 - B1) * gradient
     second = B2 * table.second + (1 - B2) * gradient**2
     direction = _adam_direction(first, second, table.updates + 1) + weight_decay * table.values
-    return SparseTable(table.values - learning_rate * direction, first, second, table.updates + 1)
+    values = table.values - learning_rate * direction
+    return dataclasses.replace(table, values=values, first=first, second=second, updates=table.updates + 1)
 
 
 RULES: dict[TableRule, Update] = {
@@ -179,10 +231,25 @@ def _merged(table: SparseTable, ids: Array, gradients: Array, axis: str | None) 
     if gradients.shape != (ids.shape[0], table.values.shape[1]):
         raise ValueError(f"gradients {gradients.shape} do not match ids {ids.shape} and rows {table.values.shape}")
     ids, gradients = parallel.gather_over_devices((ids, gradients), axis)
+    if table.split_rows is not None:
+        ids = _own_ids(table, ids, axis)
     size = ids.shape[0]
     rows, slot = jnp.unique(ids, size=size, fill_value=table.values.shape[0], return_inverse=True)
     gradient = jax.ops.segment_sum(gradients, slot.reshape(-1), num_segments=size) / parallel.axis_size(axis)
     return _Touched(rows), gradient
+
+
+def _own_ids(table: SparseTable, ids: Array, axis: str | None) -> jax.Array:
+    """Row numbers in this device's part of a split table; padding and the rows of other parts get its length."""
+    assert table.split_rows is not None
+    here = table.values.shape[0]
+    own = ids if axis is None else ids - parallel.device_index(axis) * here
+    # Not negative: such an index would count from the end.
+    return jnp.where((own >= 0) & (own < here) & (ids < table.split_rows), own, here)
+
+
+def _take(values: jax.Array, ids: Array) -> jax.Array:
+    return jnp.take(values, ids, axis=0, mode="fill", fill_value=0.0)
 
 
 def _adam_direction(first: jax.Array, second: jax.Array, updates: jax.Array) -> jax.Array:

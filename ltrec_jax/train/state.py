@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from ltrec_jax import parallel
+from ltrec_jax.train import sparse_table
 from ltrec_jax.train.sparse_table import SparseTable
 from ltrec_jax.types import PyTree
 
@@ -93,6 +95,15 @@ def full_params(state: TrainState) -> PyTree:
     if "words" in state.tables:
         trees.append(traverse_util.unflatten_dict({WORDS: state.tables["words"].values}))
     return merge(*trees)
+
+
+def layout(state: TrainState) -> PyTree:
+    """How a state lies over the devices: whole on each, but for tables that are split by rows."""
+    if all(table.split_rows is None for table in state.tables.values()):
+        return parallel.WHOLE
+    whole = parallel.WHOLE
+    tables: Any = {name: sparse_table.layout(table) for name, table in state.tables.items()}
+    return TrainState(whole, whole, whole, tables, whole, None if state.average is None else whole)  # type: ignore[arg-type]
 
 
 def own_copy(tree: PyTree) -> PyTree:

@@ -57,7 +57,7 @@ def make_train_step(
     ) -> tuple[PyTree, dict[str, Array], Rows, dict[str, jax.Array]]:
         """Of one slice: dense gradient, touched rows and their gradients, sums to report."""
         ids = {name: found for name, found in row_ids(batch).items() if name in state.tables}
-        rows = {name: sparse_table.gather(state.tables[name], ids[name]) for name in state.tables}
+        rows = {name: sparse_table.gather(state.tables[name], ids[name], axis) for name in state.tables}
 
         def scaled(trainable: PyTree, rows: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
             value, sums = loss(merge(trainable, state.frozen), rows, batch, key)

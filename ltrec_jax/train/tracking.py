@@ -39,6 +39,19 @@ class JsonLines:
         self._stream.close()
 
 
+class Nowhere:
+    """The `MetricWriter` of processes beside the first one."""
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of a `metrics.jsonl`; a last line cut short by a kill is left out, any other damage is a `UserError`."""
     lines = path.read_text(encoding="utf-8").splitlines()
