@@ -174,9 +174,7 @@ def _upper(
     return encode
 
 
-def run_above(
-    bert: Bert, params: PyTree, hidden_RxLxE: Array, slot_RxL: Array, slots: int, layers: int
-) -> jax.Array:
+def run_above(bert: Bert, params: PyTree, hidden_RxLxE: Array, slot_RxL: Array, slots: int, layers: int) -> jax.Array:
     """Hidden states of the last layer from stored ones, float32 [R, L, E]; the slot `slots` is padding."""
     segments_RxL = jnp.where(slot_RxL < slots, slot_RxL + 1, 0)
     states = jnp.asarray(hidden_RxLxE, jnp.float32)
