@@ -85,7 +85,7 @@ def of_first(value: float) -> float:
     if number() == 1:
         return value
     # As two halves: JAX would narrow a float64.
-    halves = np.asarray(value, np.float64).view(np.uint32)
+    halves = np.array([value], np.float64).view(np.uint32)
     return float(np.asarray(multihost_utils.broadcast_one_to_all(halves), np.uint32).view(np.float64)[0])
 
 

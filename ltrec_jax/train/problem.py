@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from ltrec_jax import parallel, storage
+from ltrec_jax import parallel, processes, storage
 from ltrec_jax.config import Config
 from ltrec_jax.data.dataset import Dataset, Split
 from ltrec_jax.data.popularity import Popularity, popularity
@@ -108,7 +108,9 @@ def load_problem(split: Split, config: Config, *, spread: parallel.Parallel | No
         encoder=encoder,
         texts=texts,
         tokens=tokens,
-        features_IxE=catalogue.encode_catalogue(encoder, tokens, policy=config.encoder.precision),
+        features_IxE=catalogue.encode_catalogue(
+            encoder, tokens, policy=config.encoder.precision, progress=processes.is_first()
+        ),
         popularity=counts,
         gate_I=popularity_gate(counts.counts, config.model.gate_count),
         spread=spread or parallel.choose_for_run(config.train.parallel, by_rows=config.train.shard_tables),
