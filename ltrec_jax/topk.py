@@ -7,7 +7,7 @@ Out of scope: where scores come from, what a good list is.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import jax
@@ -76,6 +76,21 @@ def ranked(
     id) is taken out of the lists, `allowed_I` bool [I] restricts them. Without users nothing is yielded. `ValueError`
     if the scores have another shape than [block_users, num_items] or hold a NaN.
     """
+    blocks = ranked_among(score, users_U, [allowed_I], num_items=num_items, k=k, seen=seen, block_users=block_users)
+    return (lists for (lists,) in blocks)
+
+
+def ranked_among(
+    score: Callable[[np.ndarray], Array],
+    users_U: np.ndarray,
+    candidates: Sequence[np.ndarray | None],
+    *,
+    num_items: int,
+    k: int,
+    seen: ItemLists | None = None,
+    block_users: int = BLOCK_USERS,
+) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """As `ranked`, with one list for each candidate set (bool [I], None: all items): scores are computed once."""
     if k < 1 or block_users < 1:
         raise ValueError(f"k and block_users must be at least 1, not {k} and {block_users}")
     waiting = None
@@ -85,7 +100,8 @@ def ranked(
         scores = score(filled)
         if scores.shape != (block_users, num_items):
             raise ValueError(f"scores have shape {scores.shape}, not {(block_users, num_items)}")
-        dispatched = users, _top_k_block(scores, *_excluded(users, seen, block_users), allowed_I, k=k)
+        excluded = _excluded(users, seen, block_users)
+        dispatched = users, [_top_k_block(scores, *excluded, allowed_I, k=k) for allowed_I in candidates]
         if waiting is not None:
             yield _read(*waiting)
         waiting = dispatched
@@ -117,8 +133,12 @@ def _excluded(users_B: np.ndarray, seen: ItemLists | None, block_users: int) -> 
     return rows, items
 
 
-def _read(users: np.ndarray, result: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
-    items, scores, not_a_number = jax.device_get(result)
-    if not_a_number:
-        raise ValueError(f"a score is NaN for one of the users {users[0]}..{users[-1]}")
-    return items[: len(users)], scores[: len(users)]
+def _read(
+    users: np.ndarray, results: list[tuple[jax.Array, jax.Array, jax.Array]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    found = []
+    for items, scores, not_a_number in jax.device_get(results):
+        if not_a_number:
+            raise ValueError(f"a score is NaN for one of the users {users[0]}..{users[-1]}")
+        found.append((items[: len(users)], scores[: len(users)]))
+    return found

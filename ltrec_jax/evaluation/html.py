@@ -39,6 +39,7 @@ def render(
     from markupsafe import Markup
 
     metrics = list(next(iter(report.models.values())).overall)
+    user_metrics = list(next(iter(report.models[report.primary].users.values())))
     pictures = [plots.by_popularity(report, metric) for metric in report.headlines]
     pictures.append(plots.learning_curve(curve))
     values = {
@@ -46,7 +47,8 @@ def render(
         "verdict": verdict.verdict(report),
         "main_grids": [report.grid(metric) for metric in report.headlines],
         "other_grids": [grid for m in metrics if m not in report.headlines and (grid := report.grid(m)).columns],
-        "activity_grids": [report.activity_grid(metric) for metric in report.headlines],
+        "among_grids": [grid for m in report.headlines if (grid := report.among_grid(m)).columns],
+        "users_grids": [grid for m in user_metrics if (grid := report.users_grid(m)).columns],
         # Our own SVG: text inside it has been escaped by matplotlib.
         "pictures": [Markup(picture) for picture in pictures if picture],
         "examples": examples,

@@ -1,10 +1,11 @@
 """Full ranking: the top list of every user over the whole catalogue, seen items taken out, and which of it are hits.
 
-No sampled negatives. Runs on the device in blocks of users through `topk`; what comes back is U x K, never U x I.
+No sampled negatives. Runs on the device in blocks of users through `topk`; what comes back is V x K, never U x I.
 Out of scope: metrics (`accuracy`, `longtail`).
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import tqdm
@@ -17,7 +18,7 @@ from ltrec_jax.types import Recommender
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What should be found: users int32[U] (ascending) with at least one target, and N distinct pairs of targets.
+    """What should be found: users int32[V] (ascending) with at least one target, and N distinct pairs of targets.
 
     row_N: position of the pair's user in `users`; item_N: int32. `repeats`: relevant test pairs left out because the
     user has the item in the history, where no list may show it.
@@ -29,13 +30,13 @@ class Targets:
     repeats: int
 
     def relevant(self, allowed_I: np.ndarray) -> np.ndarray:
-        """How many targets each user has among the allowed items (bool [I]): int64 [U]."""
+        """How many targets each user has among the allowed items (bool [I]): int64 [V]."""
         return np.bincount(self.row_N[allowed_I[self.item_N]], minlength=len(self.users))
 
 
 @dataclasses.dataclass(frozen=True)
 class Lists:
-    """Top lists items int32 [U, K] (-1 where the catalogue ran out) and which of them are targets, hits bool [U, K]."""
+    """Top lists: items int32 [V, K] (-1 where candidates ran out), hits bool [V, K] (which of them are targets)."""
 
     items: np.ndarray
     hits: np.ndarray
@@ -62,24 +63,37 @@ def rank(
     num_items: int,
     k: int,
     *,
+    candidates: Mapping[str, np.ndarray | None],
     block_users: int = topk.BLOCK_USERS,
     name: str = "model",
-) -> Lists:
-    """The k best unseen items of each target user, and which of them are targets.
+) -> dict[str, Lists]:
+    """The k best unseen items of each target user, and which of them are targets, from each set of candidates.
 
-    Ties by item id. `ValueError` for scores of the wrong shape or NaN, with the model's name.
+    `candidates`: name -> bool [I], None for the whole catalogue. Ties by item id. `ValueError` for scores of the wrong
+    shape or NaN, with the model's name.
     """
-    blocks = topk.ranked(model.score, wanted.users, num_items=num_items, k=k, seen=seen, block_users=block_users)
+    blocks = topk.ranked_among(
+        model.score,
+        wanted.users,
+        list(candidates.values()),
+        num_items=num_items,
+        k=k,
+        seen=seen,
+        block_users=block_users,
+    )
     count = -(-len(wanted.users) // block_users)
     bar = tqdm.tqdm(blocks, f"lists of {name}", count, unit="block", delay=1.0, leave=False)
     try:
-        found = [items for items, _ in bar]
+        found = [[items for items, _ in block] for block in bar]
     except ValueError as error:
         raise ValueError(f"model {name!r}: {error}") from error
-    items_UxK = np.concatenate(found) if found else np.zeros((0, k), np.int32)
     keys = wanted.row_N * num_items + wanted.item_N
-    listed = np.arange(len(items_UxK), dtype=np.int64)[:, None] * num_items + items_UxK
-    return Lists(items_UxK, _contains(keys, listed) & (items_UxK != topk.NO_ITEM))
+    lists = {}
+    for place, each in enumerate(candidates):
+        items_VxK = np.concatenate([np.zeros((0, k), np.int32), *(block[place] for block in found)])
+        listed = np.arange(len(items_VxK), dtype=np.int64)[:, None] * num_items + items_VxK
+        lists[each] = Lists(items_VxK, _contains(keys, listed) & (items_VxK != topk.NO_ITEM))
+    return lists
 
 
 def _contains(sorted_keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:

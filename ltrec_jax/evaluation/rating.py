@@ -38,19 +38,20 @@ def predictions(
 
 def rmse(predicted_P: np.ndarray, rating_P: np.ndarray, row_P: np.ndarray, num_rows: int) -> UserSums:
     """RMSE = sqrt(sum_P (predicted - rating)^2 / P), in rating units; `row_P` says which user row a pair belongs to."""
-    return UserSums(*_sums(_errors(predicted_P, rating_P) ** 2, row_P, num_rows), root=True)
+    return UserSums(*_sums(errors(predicted_P, rating_P) ** 2, row_P, num_rows), root=True)
 
 
 def mae(predicted_P: np.ndarray, rating_P: np.ndarray, row_P: np.ndarray, num_rows: int) -> UserSums:
     """MAE = sum_P |predicted - rating| / P, in rating units."""
-    return UserSums(*_sums(np.abs(_errors(predicted_P, rating_P)), row_P, num_rows))
+    return UserSums(*_sums(np.abs(errors(predicted_P, rating_P)), row_P, num_rows))
 
 
 METRICS = {"rmse": rmse, "mae": mae}
 """Names in a report."""
 
 
-def _errors(predicted_P: np.ndarray, rating_P: np.ndarray) -> np.ndarray:
+def errors(predicted_P: np.ndarray, rating_P: np.ndarray) -> np.ndarray:
+    """predicted - rating, float64 [P]; `ValueError` for unequal shapes."""
     if predicted_P.shape != rating_P.shape:
         raise ValueError(f"predictions have shape {predicted_P.shape}, ratings {rating_P.shape}")
     return predicted_P.astype(np.float64) - rating_P.astype(np.float64)

@@ -4,17 +4,37 @@ Out of scope: computing them (`report`), pictures (`plots`), the page (`html`).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ltrec_jax.evaluation.significance import NOTHING, Estimate
 
-OVERALL, GROUP = "overall", "group"
+OVERALL, GROUP, CATALOGUE = "overall", "group", "catalogue"
+AMONG = " among "
+"""In the name of a group whose lists are made from a part of the catalogue: "cold among cold"."""
+SUM = "sum"
+"""The group whose first nDCG is the sum of those of SUMMED: one figure for "all at once"."""
+SUMMED = (f"warm{AMONG}warm", f"tail{AMONG}warm", f"cold{AMONG}cold")
 SIGNIFICANT = 0.05
 BETTER, WORSE, UNCLEAR = "better", "worse", "unclear"
 SYMBOLS = {BETTER: "▲", WORSE: "▼", UNCLEAR: "≈", "": ""}
-_LOWER_IS_BETTER = {"rmse", "mae"}
-_LABELS = {"rmse": "RMSE", "mae": "MAE", "ndcg": "nDCG", "hitrate": "hit rate", "mrr": "MRR", "map": "MAP"}
+_LOWER_IS_BETTER = {"rmse", "mae", "logloss"}
+_LABELS = {
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "auc": "AUC",
+    "logloss": "log-loss",
+    "ndcg": "nDCG",
+    "dcg": "DCG",
+    "hitrate": "hit rate",
+    "mrr": "MRR",
+    "map": "MAP",
+    "arp": "ARP",
+    "aplt": "APLT",
+    "efd": "EFD",
+    "epc": "EPC",
+}
+_ESTIMATORS = {"ips": "IPS", "snips": "SNIPS", "dr": "doubly robust"}
 
 Estimates = Mapping[str, Estimate]
 
@@ -32,16 +52,46 @@ class PopularityBin:
 class ModelResult:
     """All figures of one model; the fields are the keys in `report.json`.
 
-    `overall` and each of `groups` (items) and `activity` (users): metric -> estimate. `popularity`: error by training
-    count. `catalogue`: plain numbers about the lists, None where nothing was listed.
+    `overall` and each of `groups` (items; also "cold among cold" and its like, and "sum") and `users` (by activity and
+    by taste): metric -> estimate. `popularity`: error by training count. `catalogue`: figures about the lists.
     """
 
     overall: Estimates
     groups: Mapping[str, Estimates]
-    activity: Mapping[str, Estimates]
+    users: Mapping[str, Estimates]
     popularity: tuple[PopularityBin, ...]
-    catalogue: Mapping[str, float | None]
+    catalogue: Estimates
     seconds: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class DialPoint:
+    """nDCG at the first cutoff of a model at one place of its dial; None where no target is in the group.
+
+    Where the test has cold targets, warm and tail are ranked among warm items and cold ones among cold items.
+    """
+
+    dial: float
+    warm: float | None
+    tail: float | None
+    cold: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """A target on a tail item that one model lists and another does not: who wanted what, and what he liked before.
+
+    `rank` (from 1) is the place in the list of `found_by`; `missed_by` does not have it in its first `depth`.
+    """
+
+    user: str
+    liked: tuple[str, ...]
+    item: str
+    train_events: int
+    found_by: str
+    rank: int
+    missed_by: str
+    depth: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +134,11 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `evaluate` found. `groups`: items and share of training events of each; `protocol`: how it was measured."""
+    """What `evaluate` found.
+
+    `groups`: items and share of training events of each; `protocol`: how it was measured; `dials`: model -> accuracy
+    at each place of its dial; `contrasts`: tail items that the primary or the strongest other model alone finds.
+    """
 
     dataset: str
     split: str
@@ -93,17 +147,31 @@ class Report:
     comparisons: tuple[Comparison, ...]
     groups: Mapping[str, Mapping[str, float]]
     protocol: Mapping[str, Any]
+    dials: Mapping[str, tuple[DialPoint, ...]] = dataclasses.field(default_factory=dict)
+    contrasts: tuple[Contrast, ...] = ()
 
     @property
     def headlines(self) -> tuple[str, ...]:
-        """The metrics worth the first look, those without data left out: RMSE, nDCG at the first cutoff."""
-        wanted = ("rmse", f"ndcg@{self.protocol['cutoffs'][0]}")
+        """The metrics worth the first look, those without data left out: RMSE (AUC for clicks), nDCG at the first k."""
+        wanted = self.protocol["headlines"]
         return tuple(m for m in wanted if any(model.overall[m].n for model in self.models.values()))
+
+    @property
+    def strongest_other(self) -> str | None:
+        """The best of the other models by the first headline metric that the primary and it have."""
+        others = [name for name in self.models if name != self.primary]
+        for metric in self.headlines:
+            sign = 1.0 if lower_is_better(metric) else -1.0
+            values = {name: self.models[name].overall[metric].value for name in others}
+            have = [(sign * value, name) for name, value in values.items() if value is not None]
+            if have and self.models[self.primary].overall[metric].n:
+                return min(have)[1]
+        return None
 
     def estimate(self, model: str, group: str, metric: str) -> Estimate:
         """One figure; `group` is "overall" or the name of an item group."""
         found = self.models[model]
-        return (found.overall if group == OVERALL else found.groups[group]).get(metric, NOTHING)
+        return (found.overall if group == OVERALL else found.groups.get(group, {})).get(metric, NOTHING)
 
     def comparison(self, metric: str, group: str, against: str) -> Comparison | None:
         """The primary against one model, None where it was not or could not be compared."""
@@ -112,14 +180,21 @@ class Report:
 
     def grid(self, metric: str) -> Grid:
         """The table of one metric: the primary first, the others in their order, models without it left out."""
-        parts = {g: {m: self.estimate(m, g, metric) for m in self.models} for g in (OVERALL, *self.groups)}
-        return self._grid(metric, parts, tested=True)
+        return self._grid(metric, self._parts(metric, (OVERALL, *self.groups)), tested=True)
 
-    def activity_grid(self, metric: str) -> Grid:
-        """The same over users by activity; these parts are not tested against the primary."""
-        thirds = self.models[self.primary].activity
-        parts = {t: {m: self.models[m].activity[t].get(metric, NOTHING) for m in self.models} for t in thirds}
+    def among_grid(self, metric: str) -> Grid:
+        """The same for lists that are made from a part of the catalogue, and the sum of them."""
+        among = [group for group in self.models[self.primary].groups if group not in self.groups]
+        return self._grid(metric, self._parts(metric, among), tested=True)
+
+    def users_grid(self, metric: str) -> Grid:
+        """The same over groups of users; these parts are not tested against the primary."""
+        groups = self.models[self.primary].users
+        parts = {g: {m: self.models[m].users[g].get(metric, NOTHING) for m in self.models} for g in groups}
         return self._grid(metric, parts, tested=False)
+
+    def _parts(self, metric: str, groups: Sequence[str]) -> dict[str, dict[str, Estimate]]:
+        return {group: {model: self.estimate(model, group, metric) for model in self.models} for group in groups}
 
     def _grid(self, metric: str, parts: Mapping[str, Estimates], *, tested: bool) -> Grid:
         """`parts`: column -> model -> estimate; columns and models without any data are left out."""
@@ -149,6 +224,8 @@ class Report:
             "comparisons": [dataclasses.asdict(c) | {"ci95": list(c.ci95)} for c in self.comparisons],
             "groups": {name: dict(sizes) for name, sizes in self.groups.items()},
             "protocol": dict(self.protocol),
+            "dials": {name: [dataclasses.asdict(point) for point in points] for name, points in self.dials.items()},
+            "examples": [dataclasses.asdict(one) | {"liked": list(one.liked)} for one in self.contrasts],
         }
 
     def _against_primary(self, metric: str, group: str, name: str) -> str:
@@ -158,13 +235,16 @@ class Report:
 
 def lower_is_better(metric: str) -> bool:
     """Whether a smaller value of this metric is the better one."""
-    return metric in _LOWER_IS_BETTER
+    return metric.partition("@")[0].partition("_")[0] in _LOWER_IS_BETTER
 
 
 def label(metric: str) -> str:
-    """How a metric is written for people: "ndcg@10" -> "nDCG@10"."""
+    """How a metric is written for people: "ndcg@10" -> "nDCG@10", "rmse_dr" -> "RMSE, doubly robust"."""
     name, at, k = metric.partition("@")
-    return _LABELS.get(name, name.capitalize()) + at + k
+    base, _, estimator = name.rpartition("_")
+    if estimator in _ESTIMATORS:
+        return f"{label(base)}{at}{k}, {_ESTIMATORS[estimator]}"
+    return _LABELS.get(name, name.replace("_", " ").capitalize()) + at + k
 
 
 def number(value: float | None) -> str:
@@ -212,10 +292,11 @@ def _model_dict(model: ModelResult) -> dict[str, Any]:
     return {
         "overall": _estimates_dict(model.overall),
         "groups": {name: _estimates_dict(found) for name, found in model.groups.items()},
-        "activity": {name: _estimates_dict(found) for name, found in model.activity.items()},
+        "users": {name: _estimates_dict(found) for name, found in model.users.items()},
         "popularity": [
             {"first": one.first, "last": one.last, "metrics": _estimates_dict(one.metrics)} for one in model.popularity
         ],
-        "catalogue": dict(model.catalogue),
+        "catalogue": {metric: found.value for metric, found in model.catalogue.items()},
+        "catalogue_ci95": {m: None if one.ci95 is None else list(one.ci95) for m, one in model.catalogue.items()},
         "seconds": dict(model.seconds),
     }

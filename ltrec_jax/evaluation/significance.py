@@ -20,11 +20,13 @@ class UserSums:
     """A metric as sums of each user: value = sum_U total / sum_U count, or the square root of that (`root`).
 
     total_U, count_U: float64 [U]. For a rating metric a count is a number of test pairs, for a ranking metric 0 or 1.
+    `by_users`: counts are weights, so that n is the number of users whose count is above 0, not the sum of counts.
     """
 
     total_U: np.ndarray
     count_U: np.ndarray
     root: bool = False
+    by_users: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,16 @@ class Bootstrap:
     estimates: Mapping[Hashable, Estimate]
     replicates: Mapping[Hashable, np.ndarray]
 
+    def with_sum(self, key: Hashable, parts: Sequence[Hashable]) -> "Bootstrap":
+        """This and, under `key`, the sum of some metrics on each resample; unchanged unless all have an interval."""
+        found = [self.estimates.get(part, NOTHING) for part in parts]
+        if not all(one.value is not None and one.ci95 is not None for one in found):
+            return self
+        replicates = np.sum([self.replicates[part] for part in parts], axis=0)
+        value = sum(one.value or 0.0 for one in found)
+        total = Estimate(value, _interval(replicates), min(one.n for one in found))
+        return Bootstrap({**self.estimates, key: total}, {**self.replicates, key: replicates})
+
     def difference(self, first: Hashable, second: Hashable) -> Difference | None:
         """The paired difference of two metrics; None unless both exist and have an interval.
 
@@ -91,23 +103,22 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     units = min(num_users, _MOST_UNITS)
     unit_U = generator.permutation(num_users) % units if num_users > units else np.arange(num_users)
-    keys, sums, totals, counts, users = [], [], [], [], []
+    keys, roots, totals, counts, users, sizes = [], [], [], [], [], []
     for key, metric in metrics:
         keys.append(key)
-        sums.append(metric)
+        roots.append(metric.root)
         totals.append(np.bincount(unit_U, weights=metric.total_U, minlength=units))
         counts.append(np.bincount(unit_U, weights=metric.count_U, minlength=units))
         users.append(int((metric.count_U > 0).sum()))
-    roots = np.array([metric.root for metric in sums], bool)
-    values, replicates = _resample(np.array(totals), np.array(counts), roots, generator, resamples)
+        sizes.append(users[-1] if metric.by_users else round(float(metric.count_U.sum())))
+    values, replicates = _resample(np.array(totals), np.array(counts), np.array(roots, bool), generator, resamples)
     estimates = {}
     for column, key in enumerate(keys):
-        n = round(float(counts[column].sum()))
-        if n == 0:
+        if users[column] == 0:
             estimates[key] = NOTHING
         else:
             interval = _interval(replicates[:, column]) if users[column] > 1 else None
-            estimates[key] = Estimate(float(values[column]), interval, n)
+            estimates[key] = Estimate(float(values[column]), interval, sizes[column])
     return Bootstrap(estimates, {key: replicates[:, column] for column, key in enumerate(keys)})
 
 
@@ -142,7 +153,7 @@ def _resample(
 
 def _ratio(totals: np.ndarray, counts: np.ndarray, root_C: np.ndarray) -> np.ndarray:
     ratio = np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
-    return np.where(root_C, np.sqrt(np.abs(ratio)), ratio)
+    return np.where(root_C, np.sqrt(np.maximum(ratio, 0.0)), ratio)
 
 
 def _interval(replicates: np.ndarray) -> tuple[float, float]:

@@ -167,13 +167,13 @@ def test_bold_is_for_one_model_alone(world):
     assert not any(cell.best for _, cells in grid.rows for cell in cells)
 
 
-def test_activity_is_shown_without_claims(found):
-    grid = found.activity_grid("rmse")
-    assert grid.columns == ("quiet", "medium", "active")
+def test_groups_of_users_are_shown_without_claims(found):
+    grid = found.users_grid("rmse")
+    assert grid.columns == ("quiet", "medium", "active", "niche", "mixed", "mainstream")
     assert [name for name, _ in grid.rows] == ["ours", "noise"]
     assert {cell.verdict for _, cells in grid.rows for cell in cells} == {""}
     assert all(cell.best for cell in grid.rows[0][1])
-    assert sum(grid.counts) == found.models["ours"].overall["rmse"].n
+    assert sum(grid.counts[:3]) == sum(grid.counts[3:]) == found.models["ours"].overall["rmse"].n
 
 
 def test_verdict_of_a_winner(found):

@@ -26,7 +26,7 @@ def test_lists_equal_a_sort_of_the_unseen_items(world, block_users):
     split, model = world.split, world.random_model()
     seen = history(split.train, 14)
     wanted = ranking.targets(split.test, seen, 20, 4.0)
-    found = ranking.rank(model, wanted, seen, 20, 8, block_users=block_users)
+    found = ranking.rank(model, wanted, seen, 20, 8, candidates={"all": None}, block_users=block_users)["all"]
     assert 5 < len(wanted.users) < 14
     for row, user in enumerate(wanted.users):
         unseen = [i for i in range(20) if i not in seen.of(user)[0]]
@@ -41,10 +41,20 @@ def test_lists_equal_a_sort_of_the_unseen_items(world, block_users):
         assert found.hits[row].tolist() == [i in liked for i in listed] + [False] * (8 - len(listed))
 
 
+def test_lists_from_a_part_of_the_catalogue_hold_nothing_else(world):
+    seen = history(world.split.train, 14)
+    wanted = ranking.targets(world.split.test, seen, 20, 4.0)
+    even = np.arange(20) % 2 == 0
+    model = world.random_model()
+    found = ranking.rank(model, wanted, seen, 20, 20, candidates={"all": None, "even": even}, block_users=5)
+    for whole, part in zip(found["all"].items, found["even"].items, strict=True):
+        assert [i for i in whole if i >= 0 and i % 2 == 0] == [i for i in part if i >= 0]
+
+
 def test_nobody_to_rank_for(world):
     seen = history(world.split.train, 14)
     wanted = ranking.targets(world.split.test, seen, 20, 9.0)
-    found = ranking.rank(world.random_model(), wanted, seen, 20, 8)
+    found = ranking.rank(world.random_model(), wanted, seen, 20, 8, candidates={"all": None})["all"]
     assert found.items.shape == found.hits.shape == (0, 8)
 
 
@@ -52,4 +62,6 @@ def test_a_nan_names_the_model(world):
     seen = history(world.split.train, 14)
     wanted = ranking.targets(world.split.test, seen, 20, 4.0)
     with pytest.raises(ValueError, match=r"'broken'.*NaN"):
-        ranking.rank(world.model(np.full((14, 20), np.nan)), wanted, seen, 20, 3, name="broken")
+        ranking.rank(
+            world.model(np.full((14, 20), np.nan)), wanted, seen, 20, 3, candidates={"all": None}, name="broken"
+        )

@@ -70,8 +70,12 @@ def test_a_perfect_model_is_perfect_everywhere(world):
     assert overall["ndcg@20"].value == pytest.approx(1.0)
     assert overall["mrr@20"].value == overall["hitrate@20"].value == 1.0
     assert overall["rmse"].value == overall["mae"].value == 0.0
-    for metrics in found.models["oracle"].groups.values():
-        assert metrics["recall@20"].value == pytest.approx(1.0)
+    groups = found.models["oracle"].groups
+    assert all(groups[name]["recall@20"].value == pytest.approx(1.0) for name in groups if name != "sum")
+    # Ranks are those of the list, in which targets outside the group come first too: only then is nDCG below 1.
+    assert groups["cold among cold"]["ndcg@20"].value == groups["warm among warm"]["ndcg@20"].value == 1.0
+    assert groups["sum"]["ndcg@20"].value == pytest.approx(2.0 + groups["tail among warm"]["ndcg@20"].value)
+    assert overall["auc"].value == 1.0
 
 
 def test_groups_that_part_the_catalogue_add_up(world):
@@ -82,8 +86,9 @@ def test_groups_that_part_the_catalogue_add_up(world):
     assert sum(part.n * part.value**2 for part in parts) == pytest.approx(overall.n * overall.value**2)
     bins = [one.metrics["rmse"] for one in found.models["ours"].popularity]
     assert sum(one.n * one.value**2 for one in bins) == pytest.approx(overall.n * overall.value**2)
-    thirds = [metrics["rmse"] for metrics in found.models["ours"].activity.values()]
-    assert sum(one.n for one in thirds) == overall.n
+    thirds = {name: metrics["rmse"] for name, metrics in found.models["ours"].users.items()}
+    for names in (slices.ACTIVITY, slices.TASTE):
+        assert sum(thirds[name].n for name in names) == overall.n
 
 
 def test_renaming_users_changes_no_value(world, new_world):
@@ -96,9 +101,9 @@ def test_renaming_users_changes_no_value(world, new_world):
     table[order] = model.table
     one = evaluate(world, {"ours": model}).models["ours"]
     two = evaluate(renamed, {"ours": world.model(table)}).models["ours"]
-    assert one.catalogue == pytest.approx(two.catalogue)
-    for metric, found in one.overall.items():
-        assert two.overall[metric].value == pytest.approx(found.value), metric
+    for first, second in ((one.overall, two.overall), (one.catalogue, two.catalogue)):
+        for metric, found in first.items():
+            assert second[metric].value == pytest.approx(found.value), metric
 
 
 def test_the_same_seed_gives_the_same_report(world):
@@ -152,7 +157,7 @@ def test_k_larger_than_the_catalogue(world):
 def test_nobody_has_a_positive(world):
     found = evaluate(world, positive_rating=6.0)
     assert found.models["ours"].overall["ndcg@10"] == NOTHING
-    assert set(found.models["ours"].catalogue.values()) == {None}
+    assert set(found.models["ours"].catalogue.values()) == {NOTHING}
     assert found.models["ours"].overall["rmse"].n == len(world.split.test)
     assert found.protocol["users_with_a_target"] == 0
 
@@ -181,14 +186,20 @@ def test_json_is_strict_and_keeps_the_contract(world, tmp_path):
     assert {"dataset", "split", "primary", "models", "comparisons", "settings", "hardware"} <= set(content)
     assert content["primary"] == "ours"
     ours = content["models"]["ours"]
-    assert set(ours["groups"]) == {"head", "mid", "tail", "cold", "few", "warm"}
-    for metrics in [ours["overall"], *ours["groups"].values()]:
+    plain = {"head", "mid", "tail", "cold", "few", "warm"}
+    assert set(ours["groups"]) == plain | {"sum", "cold among cold"} | {
+        f"{name} among warm" for name in plain - {"cold"}
+    }
+    assert set(ours["groups"]["sum"]) == {"ndcg@10"}
+    for metrics in [ours["overall"], *(ours["groups"][name] for name in plain)]:
         assert {"rmse", "mae", "ndcg@10", "recall@10", "ndcg@20", "recall@20"} <= set(metrics)
         for estimate in metrics.values():
             assert set(estimate) == {"value", "ci95", "n"}
             assert (estimate["value"] is None) == (estimate["n"] == 0)
             assert estimate["ci95"] is None or estimate["ci95"][0] <= estimate["ci95"][1]
     assert {"coverage", "gini", "arp", "aplt", "novelty"} <= set(ours["catalogue"])
+    assert all(isinstance(ours["catalogue"][name], float) for name in ("coverage", "gini", "arp"))
+    assert ours["catalogue_ci95"]["arp"][0] <= ours["catalogue"]["arp"] <= ours["catalogue_ci95"]["arp"][1]
     assert {"training", "ranking", "rating"} == set(ours["seconds"])
     assert content["models"]["popularity"]["overall"]["rmse"] == {"value": None, "ci95": None, "n": 0}
     assert {"metric", "group", "against", "difference", "ci95", "p", "p_holm", "verdict"} <= set(
@@ -211,7 +222,12 @@ def test_an_empty_test_part_is_the_users_mistake(world):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"primary": "nobody"}, "'nobody' is not one of"), ({"ks": ()}, "above 0"), ({"ks": (0,)}, "above 0")],
+    [
+        ({"primary": "nobody"}, "'nobody' is not one of"),
+        ({"imputed_by": "x"}, "imputing model 'x'"),
+        ({"ks": ()}, "above 0"),
+        ({"ks": (0,)}, "above 0"),
+    ],
 )
 def test_wrong_arguments(world, options, message):
     with pytest.raises(ValueError, match=message):
@@ -239,7 +255,7 @@ def test_popularity_bins_double_and_cover_every_count():
 
 
 def test_thirds_of_users_by_activity():
-    thirds = slices.activity(np.array([5, 1, 9, 2, 7, 3]))
+    thirds = slices.thirds(np.array([5, 1, 9, 2, 7, 3]), slices.ACTIVITY)
     assert {name: np.flatnonzero(mask).tolist() for name, mask in thirds.items()} == {
         "quiet": [1, 3],
         "medium": [0, 5],
