@@ -22,13 +22,8 @@ def pretrain(tmp_path, monkeypatch, tiny_encoder, cache):
     return run
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        ("--texts", "lines.txt"),
-        pytest.param(("--texts", "table.csv", "--text-column", "plot"), marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [("--texts", "lines.txt"), ("--texts", "table.csv", "--text-column", "plot")])
 def test_texts_from_a_file(pretrain, tmp_path, capsys, source):
     assert pretrain(*source, "--out", "run") == 0
     said = capsys.readouterr().out

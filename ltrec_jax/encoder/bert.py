@@ -316,4 +316,5 @@ def restarting_positions(segment_ids_RxL: Array) -> jax.Array:
 def initialise(config: EncoderConfig, key: jax.Array) -> PyTree:
     """Fresh parameters: normal(0, 0.02) kernels and tables, zero biases. The tree of every loaded checkpoint."""
     ids = jnp.zeros((1, 1), jnp.int32)
-    return Bert(config).init(key, ids, ids + 1)["params"]
+    # Compiled: the forward pass, of which nothing is wanted, is then not run.
+    return jax.jit(lambda key: Bert(config).init(key, ids, ids + 1)["params"])(key)

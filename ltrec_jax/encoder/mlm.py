@@ -33,4 +33,4 @@ class MlmHead(nn.Module):
 def fresh_head(config: EncoderConfig, key: jax.Array) -> PyTree:
     """A new head: {"transform": {kernel, bias}, "LayerNorm": {scale, bias}, "bias"}. The tree of every loaded one."""
     hidden, words = jnp.zeros((1, config.hidden_size)), jnp.zeros((config.vocab_size, config.hidden_size))
-    return MlmHead(config).init(key, hidden, words)["params"]
+    return jax.jit(lambda key: MlmHead(config).init(key, hidden, words)["params"])(key)

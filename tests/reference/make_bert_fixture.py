@@ -39,15 +39,25 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
         parameter.data = centre + 0.3 * noise
 
 
+def padded_ids(pad: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random token ids of rows of uneven length, and their mask."""
+    ids = torch.randint(5, SIZES["vocab_size"], (len(LENGTHS), max(LENGTHS)), generator=generator)
+    mask = (torch.arange(max(LENGTHS))[None] < torch.tensor(LENGTHS)[:, None]).long()
+    return torch.where(mask == 1, ids, pad), mask
+
+
+def save(model: torch.nn.Module, expected: dict[str, torch.Tensor], directory: Path) -> None:
+    """The model as transformers writes it, and what it gives."""
+    model.save_pretrained(directory)
+    save_file({name: tensor.contiguous() for name, tensor in expected.items()}, directory / "expected.safetensors")
+
+
 def main() -> None:
     generator = torch.Generator().manual_seed(7)
     for family, model in models().items():
         model.eval()
         randomise(model, generator)
-        pad = model.config.pad_token_id
-        ids = torch.randint(5, SIZES["vocab_size"], (len(LENGTHS), max(LENGTHS)), generator=generator)
-        mask = (torch.arange(max(LENGTHS))[None] < torch.tensor(LENGTHS)[:, None]).long()
-        ids = torch.where(mask == 1, ids, pad)
+        ids, mask = padded_ids(model.config.pad_token_id, generator)
         out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
         weights = torch.randn(out.last_hidden_state.shape, generator=generator) * mask[..., None]
         (weights * out.last_hidden_state).sum().backward()
@@ -56,9 +66,7 @@ def main() -> None:
         if getattr(out, "pooler_output", None) is not None:
             expected["pooled"] = out.pooler_output.detach()
         expected |= {f"grad.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
-        directory = FIXTURES / family
-        model.save_pretrained(directory)
-        save_file({name: tensor.contiguous() for name, tensor in expected.items()}, directory / "expected.safetensors")
+        save(model, expected, FIXTURES / family)
 
 
 if __name__ == "__main__":

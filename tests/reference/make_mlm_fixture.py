@@ -11,8 +11,7 @@ Each directory gets `config.json` and `model.safetensors` as `save_pretrained` w
 from pathlib import Path
 
 import torch
-from make_bert_fixture import BERT_SIZES, LENGTHS, SIZES, randomise
-from safetensors.torch import save_file
+from make_bert_fixture import BERT_SIZES, SIZES, padded_ids, randomise, save
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -40,20 +39,13 @@ def main() -> None:
     for family, model in models().items():
         model.eval()
         randomise(model, generator)
-        pad = model.config.pad_token_id
-        ids = torch.randint(5, SIZES["vocab_size"], (len(LENGTHS), max(LENGTHS)), generator=generator)
-        mask = (torch.arange(max(LENGTHS))[None] < torch.tensor(LENGTHS)[:, None]).long()
-        ids = torch.where(mask == 1, ids, pad)
+        ids, mask = padded_ids(model.config.pad_token_id, generator)
         asked = (torch.rand(ids.shape, generator=generator) < 0.4) & (mask == 1)
         targets = torch.where(asked, torch.randint(5, SIZES["vocab_size"], ids.shape, generator=generator), -100)
         with torch.no_grad():
             out = model(input_ids=ids, attention_mask=mask, labels=targets)
-        model.save_pretrained(FIXTURES / family)
         expected = {"ids": ids, "mask": mask, "logits": out.logits, "targets": targets, "loss": out.loss}
-        save_file(
-            {name: tensor.contiguous() for name, tensor in expected.items()},
-            FIXTURES / family / "expected.safetensors",
-        )
+        save(model, expected, FIXTURES / family)
 
 
 if __name__ == "__main__":

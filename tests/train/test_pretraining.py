@@ -13,7 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from ltrec_jax import parallel
 from ltrec_jax.encoder.mlm_files import load_head
-from ltrec_jax.encoder.weights import export_weights, load_encoder
+from ltrec_jax.encoder.weights import load_encoder
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.text.tokenizer import load_tokenizer
 from ltrec_jax.train import pretraining
@@ -33,17 +33,6 @@ def texts():
         words = [circle[(start + at) % 3] for at in range(4)]
         rows.append(" ".join(["the" if number % 2 else "and", *words, *rng.choice(circles[number % 3], 2)]))
     return rows
-
-
-@pytest.fixture(scope="module")
-def shallow_encoder(tiny_encoder, tmp_path_factory):
-    """The first layer of the tiny encoder: half as much to compile."""
-    encoder = load_encoder(tiny_encoder)
-    params = {**encoder.params, "encoder": {"layer": {"0": encoder.params["encoder"]["layer"]["0"]}}}
-    shallow = dataclasses.replace(encoder, config=dataclasses.replace(encoder.config, num_layers=1), params=params)
-    directory = tmp_path_factory.mktemp("shallow") / "encoder"
-    export_weights(shallow, directory)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +106,8 @@ def test_going_on_from_the_result_starts_with_its_head(made, config, texts, tmp_
     assert report["held_out"]["before"] == made.report["held_out"]["pretrain"]
 
 
-@pytest.mark.parametrize(("phase", "at"), [pytest.param("head only", 3, marks=pytest.mark.slow), ("pretrain", 8)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("phase", "at"), [("head only", 3), ("pretrain", 8)])
 def test_a_stopped_run_goes_on_to_the_same_bits(made, config, texts, tmp_path, monkeypatch, phase, at):
     out = tmp_path / "run"
 
