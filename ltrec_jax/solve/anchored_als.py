@@ -65,9 +65,12 @@ def solve(
     num_users: int,
     settings: WholeDataConfig,
     weight_N: np.ndarray | None = None,
+    start_IxD: np.ndarray | None = None,
     spread: Parallel | None = None,
 ) -> Solution:
-    """Alternate exact solves from Q = X, users first and last, so that each user vector is a fold-in at the final Q.
+    """Alternate exact solves, users first and last, so that each user vector is a fold-in at the final Q.
+
+    They start at Q = X, or at Q = `start_IxD`: where all anchors are 0 (plain iALS), the start must not be.
 
     user_N, item_N: the N observed positives, each pair once. `weight_N`: their weights (default: `popularity_weights`
     with `settings.propensity_power`). The arithmetic has the dtype of `anchor_IxD`: float64 needs
@@ -97,7 +100,8 @@ def solve(
         jnp.asarray(anchor_IxD[warm]),
     )
     objective: list[float] = []
-    q, item_penalty = jnp.asarray(anchor_IxD[warm]), jnp.zeros((), dtype)
+    q = jnp.asarray((anchor_IxD if start_IxD is None else start_IxD)[warm], dtype)
+    item_penalty = _penalty(q, items.ridge_R, items.anchor_RxD)
     with row_solve.one_blas_thread():
         for _ in tqdm.tqdm(range(settings.alternations), "solving", unit="alternation", delay=2.0, leave=False):
             p, user_penalty = _half(users, q, a0, "users", objective, item_penalty)
