@@ -1,0 +1,169 @@
+"""New users without retraining: the one row solve that a training user's vector came from, and its recursive form.
+
+A user's row is w = p, or w = [b | p] where the model has user biases. Both recipes are a Gaussian prior and weighted
+squared errors over the user's events m, with design row d_m = q_i, or [1 | q_i]:
+
+    (Lambda + n ridge I + sum_m a w_m (d_m d_m^T + C_i)) w = Lambda m0 + sum_m a w_m (t_m d_m - e_i)
+
+whole data (`anchored_als`): Lambda = a0 Q^T Q + l2 a0 |I| I, m0 = 0, ridge = l2, t = 1. Explicit (`bayes`): Lambda and
+m0 of the user prior, t = rating - mu - b_i, and where item vectors are uncertain their covariance C_i and its part e_i
+with the item's bias; a is the user's own noise scale.
+NumPy on the host, float64 inside: 20 events at width 384 take under a millisecond, and no length has to be compiled.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import scipy.linalg
+
+from ltrec_jax.config import WholeDataConfig
+from ltrec_jax.errors import UserError
+from ltrec_jax.solve.anchored_als import popularity_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class UserPrior:
+    """What fold-in needs beside item vectors and biases. D' = D, or D + 1 with `explicit` (the bias goes first).
+
+    precision [D', D'], mean [D'], weight_I [I] (of an event with each item; a never-trained item's too), ridge (per
+    event). Of an uncertain model: covariance [I, D', D'] and cross [I, D'], else None.
+    """
+
+    explicit: bool
+    precision: np.ndarray
+    mean: np.ndarray
+    weight_I: np.ndarray
+    ridge: float = 0.0
+    covariance: np.ndarray | None = None
+    cross: np.ndarray | None = None
+
+    @functools.cached_property
+    def basis(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues and eigenvectors (columns) of the precision: found once, they make every short fold-in cheap."""
+        values, vectors = np.linalg.eigh(np.asarray(self.precision, np.float64))
+        return values, vectors
+
+
+@dataclasses.dataclass(frozen=True)
+class UserRow:
+    """A user's row that takes events one by one: mean [D'], float64, and the inverse of its left side [D', D'].
+
+    Under `explicit` the inverse is the posterior covariance: the variance of a score is d^T inverse d, plus the noise.
+    """
+
+    mean: np.ndarray
+    inverse: np.ndarray
+
+
+def whole_data_prior(item_vectors: np.ndarray, counts_I: np.ndarray, settings: WholeDataConfig) -> UserPrior:
+    """The prior of `anchored_als` at its final item vectors [I, D] and the training counts int [I].
+
+    Only warm items enter the sum over all pairs, as in training. An event with a cold item weighs as much as one with
+    an item of one event.
+    """
+    warm = counts_I > 0
+    q_IxD = np.asarray(item_vectors, np.float64)[warm]
+    a0 = settings.unobserved_weight
+    precision = a0 * (q_IxD.T @ q_IxD) + settings.l2 * a0 * warm.sum() * np.eye(item_vectors.shape[1])
+    weight_I = popularity_weights(counts_I, settings.propensity_power)
+    rare = weight_I[warm].max(initial=1.0)
+    return UserPrior(
+        explicit=False,
+        precision=precision,
+        mean=np.zeros(item_vectors.shape[1]),
+        weight_I=np.where(warm, weight_I, rare),
+        ridge=settings.l2,
+    )
+
+
+def events(
+    prior: UserPrior,
+    items_M: np.ndarray,
+    ratings_M: np.ndarray | None,
+    mu: float,
+    item_vectors: np.ndarray,
+    item_biases: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Design rows [M, D'] and targets [M] of a user's events, float64.
+
+    Items are internal ids; each once. Under `explicit` ratings are needed and must be finite, else they are ignored.
+    """
+    items_M = np.asarray(items_M)
+    if len(items_M) and not (items_M.min() >= 0 and items_M.max() < len(item_vectors)):
+        raise ValueError(f"item ids must lie in 0..{len(item_vectors) - 1}")
+    if len(np.unique(items_M)) < len(items_M):
+        raise UserError("An item occurs twice among the user's events. Give each item once, with its last rating.")
+    q_MxD = np.asarray(item_vectors[items_M], np.float64)
+    if not prior.explicit:
+        return q_MxD, np.ones(len(items_M))
+    if ratings_M is None or len(ratings_M) != len(items_M) or not np.isfinite(ratings_M).all():
+        raise UserError("This model predicts ratings: give every event of the user a finite rating.")
+    return np.insert(q_MxD, 0, 1.0, axis=1), np.asarray(ratings_M, np.float64) - mu - item_biases[items_M]
+
+
+def fold_in(
+    prior: UserPrior, items_M: np.ndarray, design_MxD: np.ndarray, target_M: np.ndarray, scale: float = 1.0
+) -> np.ndarray:
+    """The row [D'], float64, of a user with these events (`events` gives design and targets); without: the prior mean.
+
+    A training user folded in at the final item vectors has the vector that training gave. Fewer events than D' are
+    solved by Woodbury's identity in the precision's eigenbasis (M^2 D' + D'^2), more by Cholesky. A singular left side
+    is a `UserError`.
+    """
+    weight_M = scale * np.asarray(prior.weight_I, np.float64)[items_M]
+    ridge = len(items_M) * prior.ridge
+    right = prior.precision @ prior.mean + design_MxD.T @ (weight_M * target_M)
+    if prior.cross is not None:
+        right = right - weight_M @ np.asarray(prior.cross, np.float64)[items_M]
+    try:
+        if prior.covariance is None and len(items_M) < len(prior.mean):
+            return _short(prior, ridge, design_MxD, weight_M, right)
+        left = prior.precision + ridge * np.eye(len(prior.mean)) + (design_MxD * weight_M[:, None]).T @ design_MxD
+        if prior.covariance is not None:
+            left = left + np.einsum("m,mde->de", weight_M, np.asarray(prior.covariance, np.float64)[items_M])
+        return scipy.linalg.solve(left, right, assume_a="pos")
+    except np.linalg.LinAlgError as error:
+        raise UserError("The new user's equations are singular: the model was trained without a penalty.") from error
+
+
+def start(prior: UserPrior, ridge_events: int = 0) -> UserRow:
+    """The row of a user without events, to be given them one by one with `observe`.
+
+    A whole-data prior's ridge grows with each event, which is no rank-one change: it is fixed here at that of
+    `ridge_events` events, and the row equals `fold_in` when it has taken so many.
+    """
+    left = prior.precision + ridge_events * prior.ridge * np.eye(len(prior.mean))
+    inverse = scipy.linalg.inv(left)
+    return UserRow(inverse @ (prior.precision @ prior.mean), inverse)
+
+
+def observe(prior: UserPrior, row: UserRow, item: int, design_D: np.ndarray, target: float) -> UserRow:
+    """The row after one more event, by Sherman & Morrison: as if all events were solved again, at a cost of D'^2.
+
+        inverse' = inverse - w (inverse d)(inverse d)^T / (1 + w d^T inverse d)
+        mean'    = mean + w inverse' d (t - d^T mean)
+
+    Priors with covariances of the items have no rank-one form and are refused with `ValueError`.
+    """
+    if prior.covariance is not None or prior.cross is not None:
+        raise ValueError("a rank-one update has no place for item covariances: fold all events in again")
+    weight = float(prior.weight_I[item])
+    across_D = row.inverse @ design_D
+    inverse = row.inverse - np.outer(across_D, across_D) * (weight / (1.0 + weight * float(design_D @ across_D)))
+    return UserRow(row.mean + weight * (target - float(design_D @ row.mean)) * (inverse @ design_D), inverse)
+
+
+def _short(
+    prior: UserPrior, ridge: float, design_MxD: np.ndarray, weight_M: np.ndarray, right_D: np.ndarray
+) -> np.ndarray:
+    values_D, vectors_DxD = prior.basis
+    diagonal_D = values_D + ridge
+    if not (diagonal_D > 0).all():
+        raise np.linalg.LinAlgError("the prior and the ridge leave a direction free")
+    s_MxD = (design_MxD @ vectors_DxD) * np.sqrt(weight_M)[:, None]
+    free_D = (right_D @ vectors_DxD) / diagonal_D
+    scaled_MxD = s_MxD / diagonal_D
+    inner_MxM = np.eye(len(s_MxD)) + scaled_MxD @ s_MxD.T
+    turned_D = free_D - scaled_MxD.T @ scipy.linalg.solve(inner_MxM, s_MxD @ free_D, assume_a="pos")
+    return vectors_DxD @ turned_D
