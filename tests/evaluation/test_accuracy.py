@@ -85,3 +85,28 @@ def test_moving_a_hit_up_never_lowers_the_score(name):
 @pytest.mark.parametrize("name", list(accuracy.METRICS))
 def test_a_user_without_a_target_scores_zero_without_warning(name):
     assert accuracy.METRICS[name](np.zeros((1, 3), bool), np.array([0]), 3).tolist() == [0.0]
+
+
+def test_against_ir_measures():
+    measures = pytest.importorskip("ir_measures", reason="the development extra is not installed")
+    generator = np.random.default_rng(4)
+    k, users, items = 5, 40, 30
+    lists = np.array([generator.permutation(items)[:k] for _ in range(users)])
+    wanted = [set(generator.permutation(items)[: generator.integers(1, 12)].tolist()) for _ in range(users)]
+    hits = np.array([[int(i) in w for i in listed] for listed, w in zip(lists, wanted, strict=True)])
+    relevant = np.array([len(w) for w in wanted])
+    asked = {
+        "ndcg": measures.nDCG @ k,
+        "recall": measures.R @ k,
+        "precision": measures.P @ k,
+        "hitrate": measures.Success @ k,
+        "mrr": measures.RR @ k,
+    }
+    truth = [measures.Qrel(str(u), str(i), 1) for u, w in enumerate(wanted) for i in w]
+    run = [measures.ScoredDoc(str(u), str(i), float(k - rank)) for u in range(users) for rank, i in enumerate(lists[u])]
+    expected = {
+        (str(one.measure), int(one.query_id)): one.value for one in measures.iter_calc(asked.values(), truth, run)
+    }
+    for name, measure in asked.items():
+        found = accuracy.METRICS[name](hits, relevant, k)
+        assert found == pytest.approx([expected[str(measure), u] for u in range(users)]), name
