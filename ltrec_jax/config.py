@@ -16,6 +16,7 @@ from ltrec_jax.errors import UserError, unknown_name
 
 Precision = Literal["float32", "bfloat16"]
 ParallelMode = Literal["auto", "jit", "pmap", "shard_map"]
+ColdItems = Literal["anchor", "neighbours", "ridge", "kernel_ridge"]
 Decay = Literal["cosine", "linear", "constant"]
 TableRule = Literal["lazy_adam", "rowwise_adagrad", "dense_adam"]
 
@@ -108,6 +109,10 @@ class WholeDataConfig:
     l2: Annotated[float, Doc("lambda per (weighted) event of |p_u|^2 and of |q_i - x_i|^2")] = 0.03
     propensity_power: Annotated[float, Doc("rho: positives of an item weigh n_i^-rho; 0: all alike")] = 0.15
     alternations: Annotated[int, Doc("times that users, then items, are solved")] = 6
+    cold: Annotated[ColdItems, Doc("what a never-seen item adds to its text: see solve.cold_start")] = "ridge"
+    cold_l2: Annotated[float, Doc("lambda of that ridge")] = 20.0
+    neighbours: Annotated[int, Doc("texts that a cold item takes from, with cold = neighbours")] = 30
+    temperature: Annotated[float, Doc("of the softmax over their cosines")] = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +254,7 @@ def _check(config: Config) -> None:
         "train.checkpoints": train.checkpoints,
         "train.accumulate": train.accumulate,
         "whole_data.alternations": whole_data.alternations,
+        "whole_data.neighbours": whole_data.neighbours,
     }
     for name, number in positive.items():
         if number < 1:
@@ -284,6 +290,7 @@ def _check(config: Config) -> None:
         "whole_data.anchor_scale": whole_data.anchor_scale,
         "whole_data.unobserved_weight": whole_data.unobserved_weight,
         "whole_data.l2": whole_data.l2,
+        "whole_data.cold_l2": whole_data.cold_l2,
         "whole_data.propensity_power": whole_data.propensity_power,
         "train.save_minutes": train.save_minutes,
     }
