@@ -18,6 +18,7 @@ Precision = Literal["float32", "bfloat16"]
 ParallelMode = Literal["auto", "jit", "pmap", "shard_map"]
 ColdItems = Literal["anchor", "neighbours", "ridge", "kernel_ridge"]
 Decay = Literal["cosine", "linear", "constant"]
+Tracker = Literal["tensorboard", "wandb"]
 TableRule = Literal["lazy_adam", "rowwise_adagrad", "dense_adam"]
 
 
@@ -97,6 +98,9 @@ class TrainConfig:
     shard_tables: Annotated[bool, Doc("split user and item rows over the devices instead of a copy on each")] = False
     log_every: Annotated[int, Doc("steps between two rows of metrics.jsonl")] = 10
     save_minutes: Annotated[float, Doc("save after so many minutes too; 0: at the end of an epoch alone")] = 10.0
+    track: Annotated[
+        tuple[Tracker, ...], Doc("where metrics go beside metrics.jsonl: tensorboard, wandb (each needs its extra)")
+    ] = ()
     checkpoints: Annotated[int, Doc("finished checkpoints kept beside the best one")] = 2
 
 

@@ -48,11 +48,11 @@ def split_of(dataset: Dataset, config: Config) -> Split:
     return splits.make(dataset, data.split, **{name: value for name, value in asked.items() if name in known})
 
 
-def train(config: Config, out: Path, *, resume: bool = False) -> Bundle:
-    """Fit the configured model on the configured data into a run directory."""
+def train(config: Config, out: Path, *, resume: bool = False, profile: int = 0) -> Bundle:
+    """Fit the configured model on the configured data into a run directory; `profile` steps of it are traced."""
     parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
     parallel.warn_about_unused_accelerator()
-    return fit(split_of(load(config.data.dataset), config), config, out, resume=resume)
+    return fit(split_of(load(config.data.dataset), config), config, out, resume=resume, profile=profile)
 
 
 def open_run(run: Path) -> tuple[Config, Bundle]:

@@ -53,6 +53,7 @@ class Train:
     out: Annotated[Path, tyro.conf.arg(help="run directory to make")] = Path("runs/train")
     resume: Annotated[bool, tyro.conf.arg(help="go on from the newest checkpoint in --out")] = False
     print_config: Annotated[bool, tyro.conf.arg(help="write the configuration, commented, and stop")] = False
+    profile: Annotated[int, tyro.conf.arg(help="trace so many steps, after those that compile, into OUT/profile")] = 0
     coordinator: Annotated[str, tyro.conf.arg(help="several processes: HOST:PORT of process 0; auto: SLURM, GKE")] = ""
     num_processes: Annotated[int | None, tyro.conf.arg(help="how many processes")] = None
     process_id: Annotated[int | None, tyro.conf.arg(help="which one this is, from 0")] = None
@@ -67,7 +68,7 @@ class Train:
         from ltrec_jax import experiment, processes
 
         processes.connect(self.coordinator, self.num_processes, self.process_id)
-        experiment.train(chosen, self.out, resume=self.resume)
+        experiment.train(chosen, self.out, resume=self.resume, profile=self.profile)
         if processes.is_first():
             print(f"The model is {self.out / 'bundle'}. Next: ltrec evaluate {self.out}")
 

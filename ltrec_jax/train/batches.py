@@ -132,6 +132,11 @@ class BatchSource:
         """Tokens encoded in one epoch: each unit's text once."""
         return 0 if self._lengths is None else int((self._lengths[self._items] * self._chunks).sum())
 
+    @property
+    def lengths_per_epoch(self) -> np.ndarray:
+        """Tokens of each text that an epoch encodes, int64 [units]; none where no text is encoded."""
+        return np.zeros(0, np.int64) if self._lengths is None else np.repeat(self._lengths[self._items], self._chunks)
+
     def units(self, epoch: int, step: int) -> Units:
         """The units of a global batch, the same on any number of devices.
 

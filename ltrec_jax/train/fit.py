@@ -21,7 +21,7 @@ from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.loop import Outcome
 from ltrec_jax.train.phases import ENCODER, HEAD, Prepared
 from ltrec_jax.train.problem import Problem, load_problem
-from ltrec_jax.train.tracking import JsonLines, Nowhere
+from ltrec_jax.train.tracking import Nowhere, open_writer
 from ltrec_jax.types import MetricWriter
 
 REFIT = "refit "
@@ -30,20 +30,22 @@ FROZEN_TEXT = "frozen_text.safetensors"
 """In a run directory: the vectors after the head phase, before the encoder learnt anything."""
 
 
-def fit(split: Split, config: Config | None = None, out: Path | None = None, *, resume: bool = False) -> Bundle:
+def fit(
+    split: Split, config: Config | None = None, out: Path | None = None, *, resume: bool = False, profile: int = 0
+) -> Bundle:
     """Fine-tune on the split's training part, choose epochs on its validation part, return the bundle.
 
     With `out` the run directory is kept: `config.toml`, `metrics.jsonl`, `checkpoints/`, `bundle/` and the frozen-text
     vectors. `resume` goes on from its newest checkpoints and ends with the same bits as an uninterrupted run; a
     directory made with another configuration is refused. With `config.refit`, what validation chose is trained once
-    more on training and validation together.
+    more on training and validation together. `profile` traces so many steps of the last phase into `profile/`.
     """
     config = config or Config()
     if out is None:
         if processes.number() > 1:
             raise UserError("Several processes share one run directory: name it (out).")
         with tempfile.TemporaryDirectory(prefix="ltrec-") as temporary:
-            return fit(split, config, Path(temporary) / "run")
+            return fit(split, config, Path(temporary) / "run", profile=profile)
     out = Path(out)
     processes.first_does(lambda: _open_run(out, config, resume=resume))
     if not (out / "config.toml").is_file():
@@ -51,13 +53,14 @@ def fit(split: Split, config: Config | None = None, out: Path | None = None, *, 
     problem = load_problem(split, config)
     train = config.train
     epochs = {HEAD: train.head_epochs, ENCODER: 0 if train.trainable == "none" else train.epochs}
-    writer: MetricWriter = JsonLines(out / "metrics.jsonl") if processes.is_first() else Nowhere()
+    writer = open_writer(out, train.track, configuration.to_dict(config)) if processes.is_first() else Nowhere()
+    trace = (out / "profile", profile if processes.is_first() else 0)
     with contextlib.closing(writer):
-        finished = _train(problem, epochs, train.patience, out / "checkpoints" / "choose", writer, "")
+        finished = _train(problem, epochs, train.patience, out / "checkpoints" / "choose", writer, trace=trace)
         if config.refit and len(split.validation_rows):
             chosen = {name: outcome.epoch for name, (_, outcome) in finished.items()}
             problem = problem.on(split.with_validation_in_train())
-            finished = _train(problem, chosen, 0, out / "checkpoints" / "refit", writer, REFIT)
+            finished = _train(problem, chosen, 0, out / "checkpoints" / "refit", writer, label=REFIT)
     if HEAD in finished and ENCODER in finished:
         prepared, outcome = finished[HEAD]
         frozen_text, _ = phases.finished_vectors(problem, prepared, outcome.state)
@@ -85,19 +88,27 @@ def _open_run(out: Path, config: Config, *, resume: bool) -> None:
 
 
 def _train(
-    problem: Problem, epochs: dict[str, int], patience: int, checkpoints: Path, writer: MetricWriter, label: str
+    problem: Problem,
+    epochs: dict[str, int],
+    patience: int,
+    checkpoints: Path,
+    writer: MetricWriter,
+    *,
+    label: str = "",
+    trace: tuple[Path, int] | None = None,
 ) -> dict[str, tuple[Prepared, Outcome]]:
-    """Run the phases that have epochs, in order. Each starts from the outcome of the one before."""
+    """Run the phases that have epochs, in order. Each starts from the outcome of the one before; the last is traced."""
     finished: dict[str, tuple[Prepared, Outcome]] = {}
     if epochs.get(HEAD) or not epochs.get(ENCODER):
         prepared = phases.prepare_head(problem, epochs.get(HEAD, 0), patience=patience)
         with Checkpoints(checkpoints / HEAD, keep=problem.config.train.checkpoints) as kept:
-            finished[HEAD] = prepared, phases.run(problem, prepared, kept, writer, label=label)
+            last = None if epochs.get(ENCODER) else trace
+            finished[HEAD] = prepared, phases.run(problem, prepared, kept, writer, label=label, trace=last)
     if epochs.get(ENCODER):
         start = finished[HEAD][1].state if HEAD in finished else None
         prepared = phases.prepare_encoder(problem, epochs[ENCODER], patience=patience, start=start)
         with Checkpoints(checkpoints / ENCODER, keep=problem.config.train.checkpoints) as kept:
-            finished[ENCODER] = prepared, phases.run(problem, prepared, kept, writer, label=label)
+            finished[ENCODER] = prepared, phases.run(problem, prepared, kept, writer, label=label, trace=trace)
     return finished
 
 

@@ -1,27 +1,26 @@
 """The host loop of one phase: steps, progress, evaluation, early stopping, checkpoints, clean interruption, NaN stop.
 
 It knows neither model nor data: it is given a compiled step, a batch source, an `evaluate` function, and `Figures` that
-say what the sums of a step mean.
+say what the sums of a step mean. Out of scope: what is shown and written meanwhile (`meter`).
 """
 
 import contextlib
 import dataclasses
 import math
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from ltrec_jax import processes
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.parallel import Parallel
 from ltrec_jax.train.batches import Source, prefetch
 from ltrec_jax.train.checkpoint import Checkpoints
+from ltrec_jax.train.meter import BadLoss, Figures, Meter, Work
 from ltrec_jax.train.state import TrainState
 from ltrec_jax.types import MetricWriter
 
@@ -30,21 +29,11 @@ Evaluate = Callable[[TrainState], float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
-    """What a step's sums mean. `of`: sums of metrics -> figures by name, the first of which is the loss that validation
-    measures too; `counted`: what a unit of weight is, in the plural; `remedy`: what to do when the loss explodes.
-    """
-
-    of: Callable[[Mapping[str, float]], dict[str, float]]
-    counted: str
-    remedy: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Phase:
     """One stretch of training: how long, how often evaluated (once per epoch), when given up, how it is reported.
 
     It is saved at the end of every epoch, and between them whenever `save_minutes` have passed since (0: never).
+    `learning_rate` of a step (from 0) and `work` are what is told of them; None: nothing.
     """
 
     name: str
@@ -53,6 +42,8 @@ class Phase:
     log_every: int
     figures: Figures
     save_minutes: float = 10.0
+    learning_rate: Callable[[int], float] | None = None
+    work: Work | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +86,8 @@ def run_phase(
     """Train for `phase.epochs`, resuming from the newest checkpoint if there is one, and return the best state.
 
     Same seed and devices: the same bits, resumed or not. Without `evaluate` the last state is the outcome. Raises
-    `StoppedError` after saving on SIGINT or SIGTERM, and `UserError` when the loss is no longer finite, naming the step
-    and the last good checkpoint.
+    `StoppedError` after saving on SIGINT or SIGTERM, and `UserError` when the loss is no longer finite, or far from
+    where it was, naming the step, the learning rate and the last good checkpoint.
     """
     best, start = _Best(), 0
     if (restored := checkpoints.restore(state)) is not None:
@@ -106,7 +97,16 @@ def run_phase(
     per_epoch = source.steps_per_epoch
     total = phase.epochs * per_epoch
     reason = "all epochs done"
-    meter = _Meter(phase, source, writer, start)
+    meter = Meter(
+        phase.name,
+        phase.figures,
+        source,
+        writer,
+        start=start,
+        total=total,
+        learning_rate=phase.learning_rate,
+        work=phase.work,
+    )
     saved = time.monotonic()
     with _stop_signals() as stop, contextlib.closing(meter):
         for number, batch in prefetch(source, start, total, parallel.shard):
@@ -118,7 +118,7 @@ def run_phase(
             meter.add(done, batch, metrics)
             settled = done % phase.log_every == 0 or done % per_epoch == 0
             if settled:
-                _refuse_nan(meter.flush(), phase, done, checkpoints)
+                _refuse(meter.flush(), phase, checkpoints)
             error = None
             if done % per_epoch == 0:
                 if evaluate is not None:
@@ -133,6 +133,8 @@ def run_phase(
             due = 0 < 60 * phase.save_minutes <= time.monotonic() - saved
             stopping, saving = processes.anywhere(bool(stop.asked), due)
             if (stopping or saving) and done % per_epoch:
+                # Never saved unseen: what is kept last is good.
+                _refuse(meter.flush(), phase, checkpoints)
                 checkpoints.save(done, state, {"best": _plain(best)})
                 saved = time.monotonic()
             if stopping:
@@ -141,6 +143,7 @@ def run_phase(
                     f"Stopped on {stop.asked or 'a signal'} at step {done} of {total} ({phase.name}); all is saved. "
                     "Run the same command with --resume to go on."
                 )
+        meter.finish()
     if evaluate is None or not best.step:
         return Outcome(state, phase.epochs, None, reason)
     if best.step != int(state.step):
@@ -155,84 +158,16 @@ def _plain(best: _Best) -> dict[str, Any]:
     return dataclasses.asdict(best) | {"error": best.error if math.isfinite(best.error) else None}
 
 
-def _refuse_nan(figures: list[float], phase: Phase, step: int, checkpoints: Checkpoints) -> None:
-    if all(map(math.isfinite, figures)):
+def _refuse(bad: BadLoss | None, phase: Phase, checkpoints: Checkpoints) -> None:
+    if bad is None:
         return
     checkpoints.wait()
     kept = checkpoints.steps
     good = (
         f"the last good checkpoint is {checkpoints.directory / str(kept[-1])}" if kept else "no checkpoint exists yet"
     )
-    raise UserError(f"The loss is no longer finite at step {step} ({phase.name}); {good}. {phase.figures.remedy}")
-
-
-class _Meter:
-    """Progress bar and metric rows. Device values are fetched once per row, so that steps overlap."""
-
-    def __init__(self, phase: Phase, source: Source, writer: MetricWriter, start: int) -> None:
-        self._phase, self._source, self._writer = phase, source, writer
-        self._pending: list[dict[str, jax.Array]] = []
-        self._step, self._slots = start, 0
-        self._bar = tqdm(
-            total=phase.epochs * source.steps_per_epoch,
-            initial=start,
-            desc=f"{phase.name:>8}",
-            unit="step",
-            file=sys.stderr,
-            mininterval=0.5,
-            dynamic_ncols=True,
-            disable=not processes.is_first(),
-        )
-        self._validation = self._loss_name = ""
-        self._since = time.perf_counter()
-
-    def add(self, step: int, batch: Any, metrics: dict[str, jax.Array]) -> None:
-        self._pending.append(metrics)
-        if batch.token_ids is not None:
-            self._slots += batch.token_ids.size
-        self._step = step
-
-    def flush(self) -> list[float]:
-        """Write one row of what has been added since the last one; returns the figures that must be finite."""
-        fetched = jax.device_get(self._pending)
-        seconds = time.perf_counter() - self._since
-        sums = {name: float(sum(m[name] for m in fetched)) for name in fetched[0] if name != "gradient_norm"}
-        figures, counted = self._phase.figures.of(sums), self._phase.figures.counted
-        gradient_norm = float(fetched[-1]["gradient_norm"])
-        steps = len(fetched)
-        tokens = self._source.tokens_per_epoch / self._source.steps_per_epoch * steps
-        texts = self._source.units_per_epoch / self._source.steps_per_epoch * steps if tokens else 0.0
-        padding = 1 - tokens / self._slots if self._slots else 0.0
-        row: dict[str, Any] = {
-            "phase": self._phase.name,
-            "epoch": self._step / self._source.steps_per_epoch,
-            **{f"train_{name}": value for name, value in figures.items()},
-            "gradient_norm": gradient_norm,
-            f"{counted.replace(' ', '_')}_seen": round(sums["weight"]),
-            "tokens_encoded": round(tokens),
-            "padding": padding,
-            "seconds": seconds,
-        }
-        self._writer.write(self._step, row)
-        name, loss = next(iter(figures.items()))
-        note = f"{name} {loss:.4f}{self._validation}, {sums['weight'] / seconds:,.0f} {counted}/s"
-        if tokens:
-            note += f", {texts / seconds:,.0f} texts/s, {tokens / seconds:,.0f} tokens/s, padding {padding:.0%}"
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(steps)
-        self._loss_name = name
-        self._pending, self._slots = [], 0
-        self._since = time.perf_counter()
-        return [*figures.values(), gradient_norm]
-
-    def evaluated(self, step: int, error: float) -> None:
-        self._validation = f" (validation {error:.4f})"
-        epoch = step / self._source.steps_per_epoch
-        self._writer.write(step, {"phase": self._phase.name, "epoch": epoch, f"validation_{self._loss_name}": error})
-        self._since = time.perf_counter()
-
-    def close(self) -> None:
-        self._bar.close()
+    rate = f" and learning rate {phase.learning_rate(bad.step - 1):.2g}" if phase.learning_rate else ""
+    raise UserError(f"The loss {bad.found} at step {bad.step}{rate} ({phase.name}); {good}. {phase.figures.remedy}")
 
 
 @dataclasses.dataclass

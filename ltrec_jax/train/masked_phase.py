@@ -20,8 +20,9 @@ from ltrec_jax.encoder.dense import Policy
 from ltrec_jax.encoder.mlm import MlmHead
 from ltrec_jax.objectives.mlm import masked_cross_entropy, masked_hits
 from ltrec_jax.parallel import Parallel
-from ltrec_jax.train.loop import Figures, Step
+from ltrec_jax.train.loop import Step
 from ltrec_jax.train.masked_batches import MaskedBatch, MaskedSource
+from ltrec_jax.train.meter import Figures
 from ltrec_jax.train.optimizer import make_optimizer, make_schedule
 from ltrec_jax.train.pretrain_config import PretrainConfig
 from ltrec_jax.train.state import WORDS, Path, TrainState, own_copy, partition, trainable_rule

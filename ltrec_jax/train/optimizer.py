@@ -34,6 +34,12 @@ _FALLING: dict[str, Schedule] = {
 }
 
 
+def rate_at(peak: float, config: TrainConfig, total_steps: int) -> Callable[[int], float]:
+    """The learning rate of a step, counted from 0, as a number to tell."""
+    factor = make_schedule(config, total_steps)
+    return lambda step: peak * float(factor(jnp.int32(step)))
+
+
 def layer_rate(path: tuple[str, ...], num_layers: int, layer_decay: float) -> float:
     """Factor on an encoder leaf's rate: layer_decay^(layers above it) (Howard & Ruder, ACL 2018).
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ltrec_jax.config import ModelConfig
 from ltrec_jax.model import two_tower
 from ltrec_jax.train.batches import Batch
-from ltrec_jax.train.loop import Figures
+from ltrec_jax.train.meter import Figures
 from ltrec_jax.train.step import Loss
 from ltrec_jax.types import Array, Objective, PyTree
 

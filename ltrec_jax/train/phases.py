@@ -7,6 +7,7 @@ that shows what fine-tuning the encoder adds.
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,14 @@ from ltrec_jax.objectives.squared_error import squared_error
 from ltrec_jax.train import sparse_table
 from ltrec_jax.train.batches import Batch, BatchSource
 from ltrec_jax.train.checkpoint import Checkpoints
+from ltrec_jax.train.cost import encoder_flops, matmul_peak
 from ltrec_jax.train.layer_cache import pooled_texts, run_above
 from ltrec_jax.train.loop import Evaluate, Outcome, Phase, Step, run_phase
-from ltrec_jax.train.optimizer import layer_rate, make_optimizer, make_schedule
+from ltrec_jax.train.meter import Work
+from ltrec_jax.train.optimizer import layer_rate, make_optimizer, make_schedule, rate_at
 from ltrec_jax.train.pair_loss import RMSE, PooledTexts, make_pair_loss, row_ids
 from ltrec_jax.train.problem import Problem
+from ltrec_jax.train.profiling import profiled
 from ltrec_jax.train.state import (
     WORDS,
     TrainState,
@@ -75,7 +79,7 @@ def prepare_head(problem: Problem, epochs: int, *, patience: int) -> Prepared:
     train = dataclasses.replace(problem.config.train, trainable="none")
     state, step = _state_and_step(problem, train, params, _fresh_tables(problem), pooled, source, epochs)
     return Prepared(
-        Phase(HEAD, epochs, patience, train.log_every, RMSE, train.save_minutes),
+        _phase(HEAD, train, epochs, patience, source, train.head_learning_rate),
         state,
         step,
         source,
@@ -123,28 +127,47 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
             current, problem.tokens.take(items), policy=problem.config.encoder.precision, progress=False
         )
 
-    phase = Phase(ENCODER, epochs, patience, train.log_every, RMSE, train.save_minutes)
-    return Prepared(phase, state, step, source, pooled)
+    flops = encoder_flops(encoder.config, source.lengths_per_epoch, train.trainable, cached=hidden is not None)
+    work = Work(flops, lambda: matmul_peak(problem.config.encoder.precision, problem.spread.count))
+    phase = _phase(ENCODER, train, epochs, patience, source, train.learning_rate)
+    return Prepared(dataclasses.replace(phase, work=work), state, step, source, pooled)
+
+
+def _phase(name: str, train: TrainConfig, epochs: int, patience: int, source: BatchSource, peak: float) -> Phase:
+    rate = rate_at(peak, train, _total_steps(epochs, source))
+    return Phase(name, epochs, patience, train.log_every, RMSE, train.save_minutes, rate)
+
+
+def _total_steps(epochs: int, source: BatchSource) -> int:
+    return max(epochs * source.steps_per_epoch, 1)
 
 
 def run(
-    problem: Problem, prepared: Prepared, checkpoints: Checkpoints, writer: MetricWriter, *, label: str = ""
+    problem: Problem,
+    prepared: Prepared,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+    *,
+    label: str = "",
+    trace: tuple[Path, int] | None = None,
 ) -> Outcome:
     """Run a prepared phase on the problem's devices, with early stopping where the split has validation rows.
 
-    `label` goes before the phase's name in progress bar and metrics.
+    `label` goes before the phase's name in progress bar and metrics; `trace`: a directory, and how many steps of the
+    phase are traced into it.
     """
-    return run_phase(
-        dataclasses.replace(prepared.phase, name=label + prepared.phase.name),
-        prepared.state,
-        step=prepared.step,
-        source=prepared.source,
-        parallel=problem.spread,
-        key=problem.spread.replicate(stream(problem, prepared.phase.name)),
-        evaluate=_validation_rmse(problem, prepared) if len(problem.split.validation_rows) else None,
-        checkpoints=checkpoints,
-        writer=writer,
-    )
+    with profiled(prepared.step, *(trace or (Path(), 0))) as step:
+        return run_phase(
+            dataclasses.replace(prepared.phase, name=label + prepared.phase.name),
+            prepared.state,
+            step=step,
+            source=prepared.source,
+            parallel=problem.spread,
+            key=problem.spread.replicate(stream(problem, prepared.phase.name)),
+            evaluate=_validation_rmse(problem, prepared) if len(problem.split.validation_rows) else None,
+            checkpoints=checkpoints,
+            writer=writer,
+        )
 
 
 def finished_vectors(problem: Problem, prepared: Prepared, state: TrainState) -> tuple[Vectors, np.ndarray]:
@@ -198,7 +221,7 @@ def _state_and_step(
     epochs: int,
 ) -> tuple[TrainState, Step]:
     model, spread = problem.config.model, problem.spread
-    total = max(epochs * source.steps_per_epoch, 1)
+    total = _total_steps(epochs, source)
     num_layers = problem.encoder.config.num_layers
     optimizer = make_optimizer(train, total, num_layers)
     learning, frozen = partition(params, trainable_rule(train.trainable, num_layers))

@@ -35,6 +35,7 @@ from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.loop import Outcome, Phase, run_phase
 from ltrec_jax.train.masked_batches import MaskedSource
 from ltrec_jax.train.masked_phase import HeldOut
+from ltrec_jax.train.optimizer import rate_at
 from ltrec_jax.train.pretrain_config import PretrainConfig
 from ltrec_jax.train.pretrain_texts import PretrainTexts, read_texts
 from ltrec_jax.train.state import full_params
@@ -197,13 +198,15 @@ def _train(run: _Run, name: str, trainable: str, writer: JsonLines) -> Outcome:
     config = run.config
     source = run.source(run.texts.train)
     total = config.epochs * source.steps_per_epoch
+    peak = config.learning_rate if name == PRETRAIN else config.head_learning_rate
+    rate = rate_at(peak, config.rates, total)
     state, step = masked_phase.state_and_step(run.params, run.encoder.config, config, trainable, total, run.spread)
     validation = _measure(run, run.texts.validation)
     # The control runs all epochs, so that it never has fewer steps.
     patience = config.patience if name == PRETRAIN else 0
     with Checkpoints(run.out / "checkpoints" / name.replace(" ", "_"), keep=config.checkpoints) as kept:
         return run_phase(
-            Phase(name, config.epochs, patience, config.log_every, masked_phase.MASKED),
+            Phase(name, config.epochs, patience, config.log_every, masked_phase.MASKED, learning_rate=rate),
             state,
             step=step,
             source=source,

@@ -1,13 +1,15 @@
-"""Where a run's numbers go: one JSON object per line in `metrics.jsonl`."""
+"""Where a run's numbers go: always lines of JSON in `metrics.jsonl`; TensorBoard and Weights & Biases where asked."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ltrec_jax import storage
+from ltrec_jax.config import Tracker
 from ltrec_jax.errors import UserError
+from ltrec_jax.types import MetricWriter
 
 
 class JsonLines:
@@ -39,6 +41,86 @@ class JsonLines:
         self._stream.close()
 
 
+class TensorBoard:
+    """Event files under `directory`, a folder for each phase. What a resumed phase writes anew is shown once."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise _missing("tensorboard") from error
+        self._open, self._directory = SummaryWriter, directory
+        self._phases: dict[str, Any] = {}
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """One scalar for each finite number."""
+        writer = self._phases[metrics["phase"]]
+        for name, value in _numbers(metrics).items():
+            writer.add_scalar(name, value, step)
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Begin the phase's file, or go on after a step: TensorBoard drops what older files have beyond."""
+        folder = self._directory / phase.replace(" ", "_")
+        # Files of one second would have one name.
+        self._phases[phase] = self._open(
+            str(folder), purge_step=step + 1 if step else None, filename_suffix=f".from-{step}"
+        )
+
+    def close(self) -> None:
+        """Flush and close."""
+        for writer in self._phases.values():
+            writer.close()
+
+
+class WeightsAndBiases:
+    """A run of the project "ltrec", named like its directory, one for each start; offline if WANDB_MODE says so."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise _missing("wandb") from error
+        self._run = wandb.init(
+            project="ltrec", name=directory.name, group=directory.name, dir=str(directory), config=dict(settings)
+        )
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Finite numbers under the phase's name, over the phase's steps."""
+        phase = metrics["phase"]
+        row = {f"{phase}/{name}": value for name, value in _numbers(metrics).items()}
+        self._run.log(row | {f"{phase}/step": step})
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Name the phase's axis. Nothing is taken back: a resumed run is another run of its group."""
+        self._run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        self._run.finish()
+
+
+class Several:
+    """One `MetricWriter` that tells them all."""
+
+    def __init__(self, writers: Sequence[MetricWriter]) -> None:
+        self._writers = writers
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """To each."""
+        for writer in self._writers:
+            writer.write(step, metrics)
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Each."""
+        for writer in self._writers:
+            writer.rewind(phase, step)
+
+    def close(self) -> None:
+        """Each."""
+        for writer in self._writers:
+            writer.close()
+
+
 class Nowhere:
     """The `MetricWriter` of processes beside the first one."""
 
@@ -50,6 +132,24 @@ class Nowhere:
 
     def close(self) -> None:
         """Nothing."""
+
+
+def open_writer(run: Path, track: Sequence[Tracker], settings: Mapping[str, Any]) -> MetricWriter:
+    """`metrics.jsonl` of a run directory and what else is asked for; a missing extra is a `UserError` that names it."""
+    others: dict[Tracker, Callable[[], MetricWriter]] = {
+        "tensorboard": lambda: TensorBoard(run / "tensorboard"),
+        "wandb": lambda: WeightsAndBiases(run, settings),
+    }
+    beside = [others[name]() for name in track]
+    return Several([JsonLines(run / "metrics.jsonl"), *beside])
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
+
+
+def _missing(extra: str) -> UserError:
+    return UserError(f"Setting train.track asks for {extra}. Install the extra: pip install 'ltrec-jax[{extra}]'.")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

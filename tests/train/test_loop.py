@@ -12,6 +12,7 @@ from ltrec_jax import parallel
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.loop import Phase, run_phase
+from ltrec_jax.train.meter import Work
 from ltrec_jax.train.pair_loss import RMSE
 from ltrec_jax.train.state import TrainState
 
@@ -53,12 +54,12 @@ def step(state, batch, key):
     return TrainState(state.step + 1, {"w": weight}, {}, {}, ()), metrics
 
 
-def run(directory, *, epochs=3, errors=None, patience=0, writer=None, step=step):
+def run(directory, *, epochs=3, errors=None, patience=0, writer=None, step=step, **more):
     known = iter(errors or [])
-    state = TrainState(jnp.int32(0), {"w": jnp.float32(0)}, {}, {}, ())
+    state = TrainState(jnp.int32(0), {"w": jnp.float32(5)}, {}, {}, ())
     with Checkpoints(directory, keep=2) as kept:
         return run_phase(
-            Phase("head", epochs, patience, log_every=1, figures=RMSE),
+            Phase("head", epochs, patience, **({"log_every": 1, "figures": RMSE} | more)),
             state,
             step=step,
             source=Source(),
@@ -115,14 +116,48 @@ def test_a_finished_phase_is_not_run_again(tmp_path):
     assert not writer.rows
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_last_good_checkpoint(tmp_path):
+@pytest.mark.parametrize(
+    ("factor", "what"), [(np.nan, "is no longer finite"), (1e6, r"has exploded \(from .* to .*\)")]
+)
+def test_a_bad_loss_stops_with_step_rate_and_last_good_checkpoint(tmp_path, factor, what):
     def explode(state, batch, key):
         after, metrics = step(state, batch, key)
-        bad = jnp.where(after.step == 6, jnp.nan, 1.0)
+        bad = jnp.where(after.step == 6, factor, 1.0)
         return after, metrics | {"squared_error": metrics["squared_error"] * bad}
 
-    with pytest.raises(UserError, match=r"no longer finite at step 6 \(head\).*/4\. Lower the learning rate"):
-        run(tmp_path, step=explode)
+    told = rf"The loss {what} at step 6 and learning rate 0.25 \(head\); .*/4\. Lower the learning rate"
+    # Two steps per row: the step is named that is bad, not the one at which it was seen.
+    for log_every in (1, 4):
+        with pytest.raises(UserError, match=told):
+            run(tmp_path / str(log_every), step=explode, log_every=log_every, learning_rate=lambda step: 0.05 * step)
+
+
+def test_what_is_saved_between_has_been_looked_at(tmp_path):
+    """A save that falls due where the loss has not been read yet reads it first."""
+
+    def explode(state, batch, key):
+        after, metrics = step(state, batch, key)
+        return after, metrics | {"squared_error": jnp.where(after.step == 6, jnp.nan, 1.0)}
+
+    with pytest.raises(UserError, match=r"at step 6 \(head\).*/5\."):
+        run(tmp_path, step=explode, log_every=100, save_minutes=1e-9)
+
+
+def test_the_rows_tell_the_sampler_the_rate_and_the_share_of_the_peak(tmp_path, capsys):
+    writer = Rows()
+    run(tmp_path, writer=writer, learning_rate=lambda step: 0.5**step, work=Work(2e9, lambda: 1e12))
+    assert writer.rows[0] == {
+        "step": 0,
+        "phase": "head",
+        "steps_per_epoch": 4,
+        "encodings_per_epoch": 0,
+        "tokens_per_epoch": 0,
+    }
+    assert [row["learning_rate"] for row in writer.rows if "train_rmse" in row] == [0.5**step for step in range(12)]
+    last, seconds = writer.rows[-1], sum(row.get("seconds", 0) for row in writer.rows[2:])
+    np.testing.assert_allclose(last["model_flops_per_second"], 11 / 4 * 2e9 / seconds, rtol=1e-6)
+    np.testing.assert_allclose(last["share_of_peak"], last["model_flops_per_second"] / 1e12)
+    assert "of the 1,000 measured for one large product" in capsys.readouterr().err
 
 
 def test_it_says_when_there_is_no_checkpoint_yet(tmp_path):
