@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ltrec_jax import page
 from ltrec_jax.evaluation import plots, verdict
-from ltrec_jax.evaluation.results import SYMBOLS, Report, label, legend, lower_is_better, number
+from ltrec_jax.evaluation.results import SUM, SUMMED, SYMBOLS, WORSE, Report, direction, label, legend, number
 
 _TEMPLATE = "report.html.j2"
 
@@ -41,7 +41,7 @@ def render(
     metrics = list(next(iter(report.models.values())).overall)
     user_metrics = list(next(iter(report.models[report.primary].users.values())))
     pictures = [plots.by_popularity(report, metric) for metric in report.headlines]
-    pictures.append(plots.learning_curve(curve))
+    pictures += [plots.tail_dial(report), plots.learning_curve(curve)]
     values = {
         "report": report,
         "verdict": verdict.verdict(report),
@@ -51,15 +51,32 @@ def render(
         "users_grids": [grid for m in user_metrics if (grid := report.users_grid(m)).columns],
         # Our own SVG: text inside it has been escaped by matplotlib.
         "pictures": [Markup(picture) for picture in pictures if picture],
+        "worse": sorted((c for c in report.comparisons if c.verdict == WORSE), key=lambda c: (c.against, c.metric)),
         "examples": examples,
         "facts": {
             "How it was measured": dict(page.flattened(report.protocol)),
             "Settings": dict(page.flattened(settings)),
             "Hardware and versions": dict(page.flattened(hardware)),
         },
+        "lists": [
+            metric
+            for metric in report.models[report.primary].catalogue
+            if any(model.catalogue[metric].n for model in report.models.values())
+        ],
         "stages": list(dict.fromkeys(stage for model in report.models.values() for stage in model.seconds)),
+        "sum_name": SUM,
+        "summed": SUMMED,
         "symbols": SYMBOLS,
         "legend": legend(report.primary),
-        "lower_is_better": lower_is_better,
     }
-    return page.render("ltrec_jax.evaluation", _TEMPLATE, values, {"number": number, "label": label})
+    return page.render(
+        "ltrec_jax.evaluation",
+        _TEMPLATE,
+        values,
+        {"number": number, "short_number": _short, "label": label, "direction": direction},
+    )
+
+
+def _short(value: float | None) -> str:
+    """A figure of any size in few digits; an en dash where there is none."""
+    return "–" if value is None else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ltrec_jax import page
-from ltrec_jax.evaluation.results import Report, label, lower_is_better
+from ltrec_jax.evaluation.results import AMONG, DialPoint, Report, direction, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,10 +41,59 @@ def by_popularity(report: Report, metric: str) -> str:
                 axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
         axes.set_xticks(range(len(bins)), [_range(*one) for one in bins], rotation=30, ha="right")
         axes.set_xlabel("training events of the item")
-        axes.set_ylabel(f"{label(metric)} ({'lower' if lower_is_better(metric) else 'higher'} is better)")
+        axes.set_ylabel(f"{label(metric)} ({direction(metric)})")
         axes.legend(loc="best")
 
     return page.svg(draw, f"{label(metric)} by item popularity")
+
+
+def tail_dial(report: Report) -> str:
+    """Tail against warm accuracy at each place of a dial, other models as single points; "" without a dial.
+
+    Filled points cannot be bettered on one axis without losing on the other by any point of their own dial.
+    """
+    drawn = {
+        name: [one for one in points if one.warm is not None and one.tail is not None]
+        for name, points in report.dials.items()
+    }
+    if not any(drawn.values()):
+        return ""
+    metric = report.protocol["headlines"][-1]
+
+    def draw(axes: "Axes") -> None:
+        for order, name in enumerate(report.models):
+            colour, marker = page.COLOURS[order % len(page.COLOURS)], page.MARKERS[order % len(page.MARKERS)]
+            if drawn.get(name):
+                _turned(axes, drawn[name], name, colour, marker)
+            else:
+                found = [
+                    report.estimate(name, _ranked_alone(report, group), metric).value for group in ("warm", "tail")
+                ]
+                alone = [value for value in found if value is not None]
+                if len(alone) == len(found):
+                    axes.plot(*alone, marker, color=colour, linestyle="none", label=page.short(name))
+        axes.set_xlabel(f"{label(metric)} on warm items")
+        axes.set_ylabel(f"{label(metric)} on tail items")
+        axes.margins(0.12)
+        axes.legend(loc="best")
+
+    return page.svg(draw, f"{label(metric)} on tail against warm items as the dial turns")
+
+
+def _turned(axes: "Axes", points: Sequence[DialPoint], name: str, colour: str, marker: str) -> None:
+    """The curve of one dial, its places named."""
+    warm, tail = (np.array([getattr(one, group) for one in points], float) for group in ("warm", "tail"))
+    axes.plot(warm, tail, color=colour, linewidth=1.2, label=page.short(name))
+    for point, x, y in zip(points, warm, tail, strict=True):
+        bettered = np.any((warm >= x) & (tail >= y) & ((warm > x) | (tail > y)))
+        axes.plot(x, y, marker, color=colour, markerfacecolor="none" if bettered else colour)
+        axes.annotate(f"{point.dial:g}", (float(x), float(y)), (5, 4), textcoords="offset points", fontsize=9)
+
+
+def _ranked_alone(report: Report, group: str) -> str:
+    """The group among warm items where the report has it, as the places of a dial are measured."""
+    among = f"{group}{AMONG}warm"
+    return among if among in report.models[report.primary].groups else group
 
 
 def learning_curve(rows: Sequence[Mapping[str, Any]], metric: str = "rmse") -> str:

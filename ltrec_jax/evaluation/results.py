@@ -18,7 +18,8 @@ SUMMED = (f"warm{AMONG}warm", f"tail{AMONG}warm", f"cold{AMONG}cold")
 SIGNIFICANT = 0.05
 BETTER, WORSE, UNCLEAR = "better", "worse", "unclear"
 SYMBOLS = {BETTER: "▲", WORSE: "▼", UNCLEAR: "≈", "": ""}
-_LOWER_IS_BETTER = {"rmse", "mae", "logloss"}
+_LOWER_IS_BETTER = {"rmse", "mae", "logloss", "miscalibration"}
+_NEITHER_IS_BETTER = {"arp", "popularity_lift"}
 _LABELS = {
     "rmse": "RMSE",
     "mae": "MAE",
@@ -238,6 +239,13 @@ def lower_is_better(metric: str) -> bool:
     return metric.partition("@")[0].partition("_")[0] in _LOWER_IS_BETTER
 
 
+def direction(metric: str) -> str:
+    """What a reader should wish for: "lower is better", "higher is better", or "" where it depends."""
+    if metric in _NEITHER_IS_BETTER:
+        return ""
+    return "lower is better" if lower_is_better(metric) else "higher is better"
+
+
 def label(metric: str) -> str:
     """How a metric is written for people: "ndcg@10" -> "nDCG@10", "rmse_dr" -> "RMSE, doubly robust"."""
     name, at, k = metric.partition("@")
@@ -261,15 +269,16 @@ def legend(primary: str) -> str:
 
 
 def _leader(column: Estimates, metric: str) -> str | None:
-    """The one model that is ahead of all others, None if it stands alone or shares its place."""
+    """The one model that is ahead of all others, None if it stands alone or shares its place, or nobody can be."""
+    if not direction(metric):
+        return None
     sign = 1.0 if lower_is_better(metric) else -1.0
     ranked = sorted((sign * found.value, name) for name, found in column.items() if found.value is not None)
     return ranked[0][1] if len(ranked) > 1 and ranked[0][0] != ranked[1][0] else None
 
 
 def _markdown(grid: Grid, primary: str) -> str:
-    direction = "lower" if lower_is_better(grid.metric) else "higher"
-    header = [f"{label(grid.metric)} ({direction} is better)", *grid.columns]
+    header = [f"{label(grid.metric)} ({direction(grid.metric)})", *grid.columns]
     lines = [[name + (" (ours)" if name == primary else ""), *map(_plain, cells)] for name, cells in grid.rows]
     lines += [["n", *(f"{n:,}" for n in grid.counts)]]
     widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ltrec_jax.evaluation.results import BETTER, SYMBOLS, WORSE, Cell, Report, label, legend, lower_is_better, number
+from ltrec_jax.evaluation.results import BETTER, SYMBOLS, WORSE, Cell, Report, direction, label, legend, number
 
 # Blue and orange can be told apart by colour-blind readers; the symbols say the same without colour.
 _STYLES = {BETTER: "blue", WORSE: "dark_orange3"}
@@ -17,8 +17,7 @@ def print_report(report: Report, console: Console) -> None:
     """Print models x groups for the headline metrics, better and worse marked by symbol and colour, and the legend."""
     for metric in report.headlines:
         grid = report.grid(metric)
-        direction = "lower" if lower_is_better(metric) else "higher"
-        title = f"{label(metric)} on {report.dataset}, {report.split} ({direction} is better)"
+        title = f"{label(metric)} on {report.dataset}, {report.split} ({direction(metric)})"
         table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
         table.add_column("model", no_wrap=True)
         shown = [place for place, column in enumerate(grid.columns) if column != _LEFT_TO_THE_PAGE]
