@@ -182,12 +182,17 @@ def to_toml(config: Config) -> str:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            lines = [f"\n# {(value.__doc__ or '').strip()}", f"[{field.name}]"]
-            lines += [_toml_line(type(value), f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-            tables += lines
+            tables.append("\n" + to_toml_table(field.name, value))
         else:
-            top.append(_toml_line(type(config), field.name, value))
-    return "\n".join(top + tables) + "\n"
+            top.append(_toml_line(type(config), field.name, value) + "\n")
+    return "".join(top + tables)
+
+
+def to_toml_table(name: str, value: Any) -> str:
+    """One TOML table: a dataclass's explanation, its name in brackets, its fields, each with its explanation."""
+    lines = [f"# {(value.__doc__ or '').strip()}", f"[{name}]"]
+    lines += [_toml_line(type(value), f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+    return "\n".join(lines) + "\n"
 
 
 def field_types(kind: type) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""How baselines answer: users that do not exist are refused, single pairs get exactly the scores that lists get."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+import numpy as np
+import scipy.sparse
+
+from ltrec_jax.model import two_tower
+from ltrec_jax.types import Array
+
+_BLOCK_USERS = 256
+_BLOCK_FLOATS = 1 << 24
+
+
+def require_known(users_B: np.ndarray, num_users: int) -> np.ndarray:
+    """The users as an array; `IndexError` for an id outside 0..num_users-1, which NumPy or JAX might bend."""
+    users_B = np.asarray(users_B)
+    if len(users_B) and not (users_B.min() >= 0 and users_B.max() < num_users):
+        wrong = users_B[(users_B < 0) | (users_B >= num_users)][0]
+        raise IndexError(f"user {wrong} is not one of 0..{num_users - 1}")
+    return users_B
+
+
+def pairs_by_rows(score: Callable[[np.ndarray], Array], users_P: np.ndarray, items_P: np.ndarray) -> np.ndarray:
+    """Scores of P pairs, float32 [P], read out of whole rows: each distinct user is scored once, in blocks."""
+    users_P, items_P = np.asarray(users_P), np.asarray(items_P)
+    if users_P.shape != items_P.shape:
+        raise ValueError(f"shapes differ: users {users_P.shape}, items {items_P.shape}")
+    users, row_P = np.unique(users_P, return_inverse=True)
+    order_P = np.argsort(row_P, kind="stable")
+    found_P = np.zeros(len(users_P), np.float32)
+    ends = np.searchsorted(row_P[order_P], np.arange(_BLOCK_USERS, len(users) + _BLOCK_USERS, _BLOCK_USERS))
+    first = 0
+    for block, last in enumerate(ends.tolist()):
+        chosen, start = order_P[first:last], block * _BLOCK_USERS
+        rows = np.minimum(np.arange(start, start + _BLOCK_USERS), len(users) - 1)
+        found_P[chosen] = np.asarray(score(users[rows]))[row_P[chosen] - start, items_P[chosen]]
+        first = last
+    return found_P
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """score(u, i) = <p_u, q_i>: p float32 [U, D], q float32 [I, D]. A `Recommender` that predicts no ratings."""
+
+    user_vectors: np.ndarray
+    item_vectors: np.ndarray
+
+    predicts_ratings: ClassVar[bool] = False
+
+    def score(self, users_B: np.ndarray) -> jax.Array:
+        """float32 [B, I]."""
+        p_BxD = self.user_vectors[require_known(users_B, len(self.user_vectors))]
+        no_bias_B, no_bias_I = np.zeros(len(p_BxD), np.float32), np.zeros(len(self.item_vectors), np.float32)
+        return two_tower.scores(0.0, p_BxD, no_bias_B, self.item_vectors, no_bias_I)
+
+    def score_pairs(self, users_P: np.ndarray, items_P: np.ndarray) -> np.ndarray:
+        """float32 [P]."""
+        return pairs_by_rows(self.score, users_P, items_P)
+
+
+def item_blocks(num_items: int) -> list[slice]:
+    """The catalogue in slices whose rows of [slice, I] hold 64 MB of float32."""
+    size = max(_BLOCK_FLOATS // max(num_items, 1), 1)
+    return [slice(start, min(start + size, num_items)) for start in range(0, num_items, size)]
+
+
+def largest_per_row(rows: scipy.sparse.csr_matrix, k: int) -> scipy.sparse.csr_matrix:
+    """Of each row only its k largest positive entries, ties by column: the same matrix with the others left out."""
+    dense = rows.toarray()
+    k = min(k, dense.shape[1])
+    column = np.argsort(-dense, axis=1, kind="stable")[:, :k]
+    value = np.take_along_axis(dense, column, axis=1)
+    keep = value > 0
+    row = np.repeat(np.arange(len(dense)), keep.sum(1))
+    return scipy.sparse.csr_matrix((value[keep], (row, column[keep])), shape=dense.shape)

@@ -1,0 +1,130 @@
+"""EASE, ItemKNN, the ridge map and blocks against the same formula written with dense matrices."""
+
+import dataclasses
+import importlib
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from ltrec_jax.baselines import ease, extra, ials, item_knn, registry, scoring, text_knn
+from ltrec_jax.baselines.item_texts import ItemTexts
+from ltrec_jax.baselines.training import Training
+from ltrec_jax.data.dataset import Interactions
+from ltrec_jax.errors import UserError
+
+USERS, ITEMS = 15, 9
+
+
+@pytest.fixture(scope="module")
+def train():
+    generator = np.random.default_rng(0)
+    user, item = np.nonzero(generator.random((USERS, ITEMS)) < 0.4)
+    events = Interactions(
+        user.astype(np.int32), item.astype(np.int32), np.ones(len(user), np.float32), np.zeros(len(user), np.int64)
+    )
+    vectors = generator.normal(size=(ITEMS, 4)).astype(np.float32)
+    return Training(
+        events, USERS, ITEMS, 1.0, ItemTexts([f"word{i} word{i + 1}" for i in range(ITEMS)], lambda _: vectors)
+    )
+
+
+@pytest.mark.parametrize("text_weight", [0.0, 3.0])
+def test_ease_solves_its_regression(train, text_weight):
+    """Each column by itself: ridge regression of an item on the others, text rows below the users."""
+    rows = np.vstack([train.likes.toarray(), np.sqrt(text_weight) * text_knn.directions(train.texts.vectors).T]).astype(
+        np.float64
+    )
+    expected = np.zeros((ITEMS, ITEMS))
+    for item in range(ITEMS):
+        others = np.arange(ITEMS) != item
+        left = rows[:, others].T @ rows[:, others] + 2.0 * np.eye(ITEMS - 1)
+        expected[others, item] = np.linalg.solve(left, rows[:, others].T @ rows[:, item])
+    model = ease.fit(train, ease.EaseTextSettings(l2=2.0, text_weight=text_weight))
+    np.testing.assert_allclose(np.asarray(model.weight_IxI), expected, atol=2e-5)
+
+
+def test_ease_refuses_a_large_catalogue_before_it_takes_memory(train):
+    with pytest.raises(UserError, match=r"1,000,000 x 1,000,000 items .*20,000"):
+        ease.fit(dataclasses.replace(train, num_items=1_000_000))
+    assert registry.affordable(registry.USUAL, dataclasses.replace(train, num_items=1_000_000)) == [
+        "popularity",
+        "itemknn",
+        "ials",
+        "text-knn",
+    ]
+    assert "text-knn" not in registry.affordable(registry.USUAL, dataclasses.replace(train, texts=None))
+
+
+@pytest.mark.parametrize("block_floats", [1, 1 << 20])
+def test_item_knn_keeps_the_nearest(train, monkeypatch, block_floats):
+    monkeypatch.setattr(scoring, "_BLOCK_FLOATS", block_floats)
+    x = train.likes.toarray().astype(np.float64)
+    count = x.sum(0)
+    similar = (x.T @ x) / (np.sqrt(np.outer(count, count)) + 1.5)
+    np.fill_diagonal(similar, 0)
+    kept = np.zeros_like(similar)
+    for item in range(ITEMS):
+        nearest = np.argsort(-similar[item], kind="stable")[:3]
+        kept[item, nearest] = similar[item, nearest]
+    model = item_knn.fit(train, item_knn.ItemKnnSettings(neighbours=3, shrink=1.5))
+    np.testing.assert_allclose(model.score(np.arange(USERS)), x @ kept.T, rtol=1e-5)
+
+
+def test_the_map_of_cold_items_is_the_ridge_regression(train):
+    keep = train.events.item != 2
+    cold = dataclasses.replace(train, events=train.events.take(keep))
+    settings = ials.IalsSettings(width=4, alternations=2, map_l2=0.7)
+    model = ials.fit(cold, settings)
+    x, q, n = text_knn.directions(train.texts.vectors), model.item_vectors, cold.like_counts
+    design = np.vstack([np.sqrt(n)[:, None] * x, np.sqrt(0.7) * np.eye(4)])
+    target = np.vstack([np.sqrt(n)[:, None] * q, np.zeros((4, 4))])
+    expected = x[2] @ np.linalg.lstsq(design, target, rcond=None)[0]
+    np.testing.assert_allclose(q[2], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_pairs_are_read_from_blocks_of_rows():
+    table = np.random.default_rng(0).random((700, 5)).astype(np.float32)
+    users, items = np.random.default_rng(1).integers(0, [700, 5], (2000, 2)).T
+    found = scoring.pairs_by_rows(lambda users_B: table[users_B], users, items)
+    np.testing.assert_array_equal(found, table[users, items])
+    with pytest.raises(ValueError, match="shapes"):
+        scoring.pairs_by_rows(lambda users_B: table[users_B], users, items[:3])
+
+
+def test_likes_count_once_and_from_the_positive_rating_on():
+    user, item = np.array([[0, 0, 1, 1], [1, 1, 0, 1]], np.int32)
+    events = Interactions(user, item, np.array([5, 4, 3, 4], np.float32), np.zeros(4, np.int64))
+    train = Training(events, 2, 2, 4.0)
+    np.testing.assert_array_equal(train.likes.toarray(), [[0, 1], [0, 1]])
+    assert isinstance(train.likes, scipy.sparse.csr_matrix)
+
+
+def test_tf_idf_of_texts_without_a_word_is_zero():
+    assert ItemTexts(["", "!"], lambda _: None).tf_idf.nnz == 0
+    rows = ItemTexts(["Red planet", "red RED barn", ""], lambda _: None).tf_idf.toarray()
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), [1, 1, 0], rtol=1e-6)
+
+
+def test_shuffled_texts_are_the_same_texts_elsewhere():
+    texts = ItemTexts([str(i) for i in range(20)], lambda _: None)
+    assert texts.permuted(1).texts != texts.texts
+    assert sorted(texts.permuted(1).texts) == sorted(texts.texts)
+
+
+def test_a_missing_library_names_the_extra(monkeypatch):
+    def refuse(name, *arguments):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    with pytest.raises(UserError, match=r"bpr needs implicit.*ltrec-jax\[baselines\]"):
+        extra.needed("implicit.cpu.bpr", "Baseline bpr")
+
+
+def test_settings_survive_toml():
+    settings = {name: registry.find(name).settings() for name in registry.BASELINES}
+    settings["ease"] = ease.EaseSettings(l2=12.5)
+    assert registry.settings_from_toml(registry.settings_to_toml(settings), "x") == settings
+    for wrong in ("[baselines.eas]\nl2 = 1.0", "[baselines.ease]\nl3 = 1.0", "[other]", "x ="):
+        with pytest.raises(UserError):
+            registry.settings_from_toml(wrong, "tuned.toml")
