@@ -14,11 +14,29 @@ from ltrec_jax.solve.fold_in import UserPrior
 
 
 @dataclasses.dataclass(frozen=True)
+class Anchors:
+    """Where items stand by their texts f [I, E] alone: z_i = (f_i - center) / |f_i - center|, x_i = projection^T z_i.
+
+    center [E], z [I, E], projection [E, D], float32.
+    """
+
+    center_E: np.ndarray
+    z_IxE: np.ndarray
+    projection_ExD: np.ndarray
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """The anchors, float32 [I, D]."""
+        return self.z_IxE @ self.projection_ExD
+
+
+@dataclasses.dataclass(frozen=True)
 class AnchoredModel:
     """User vectors [U, D] and item vectors [I, D], float32: score = <p_u, q_i>.
 
-    A later text f has the vector projection^T (f - center) / |f - center|; center [D], projection [D, D] (with
-    neighbours or a kernel ridge for cold items it is the bare anchor). `prior` is for new users, `objective` for tests.
+    A later text f has the vector projection^T (f - center) / |f - center|; center [E], projection [E, D] (with
+    neighbours or a kernel ridge for cold items it is the bare anchor). `prior` is for new users; `objective` its value
+    after each half alternation.
     """
 
     user_vectors: np.ndarray
@@ -29,45 +47,63 @@ class AnchoredModel:
     objective: tuple[float, ...]
 
 
+def text_anchors(
+    features_IxE: np.ndarray,
+    settings: WholeDataConfig,
+    *,
+    center_E: np.ndarray | None = None,
+    projection_ExD: np.ndarray | None = None,
+) -> Anchors:
+    """Anchors over text vectors of the whole catalogue, warm and cold.
+
+    Without `center_E` the catalogue's mean text; without `projection_ExD` anchor_scale times the identity: the full
+    width of the text vectors.
+    """
+    if center_E is None:
+        center_E = np.asarray(features_IxE, np.float64).mean(axis=0).astype(np.float32)
+    if projection_ExD is None:
+        projection_ExD = settings.anchor_scale * np.eye(features_IxE.shape[1], dtype=np.float32)
+    return Anchors(center_E, anchored_als.anchors(features_IxE, center_E, 1.0), projection_ExD)
+
+
 def fit(
     user_N: np.ndarray,
     item_N: np.ndarray,
-    features_IxD: np.ndarray,
+    anchors: Anchors,
     *,
     num_users: int,
     settings: WholeDataConfig,
     spread: Parallel | None = None,
 ) -> AnchoredModel:
-    """Solve for N distinct positives over text vectors [I, D] of the whole catalogue, warm and cold. Deterministic."""
-    center_D = np.asarray(features_IxD, np.float64).mean(axis=0).astype(np.float32)
-    z_IxD = anchored_als.anchors(features_IxD, center_D, 1.0)
+    """Solve for N distinct positives, then place the cold items. Deterministic."""
     solution = anchored_als.solve(
-        user_N, item_N, settings.anchor_scale * z_IxD, num_users=num_users, settings=settings, spread=spread
+        user_N, item_N, anchors.vectors, num_users=num_users, settings=settings, spread=spread
     )
-    counts_I = np.bincount(item_N, minlength=len(z_IxD))
-    item_vectors, projection_DxD = with_cold_items(z_IxD, solution.item_vectors, counts_I, settings)
+    counts_I = np.bincount(item_N, minlength=len(anchors.z_IxE))
+    item_vectors, projection_ExD = with_cold_items(anchors, solution.item_vectors, counts_I, settings)
     prior = fold_in.whole_data_prior(solution.item_vectors, counts_I, settings)
     return AnchoredModel(
-        solution.user_vectors, item_vectors, center_D, projection_DxD.astype(np.float32), prior, solution.objective
+        solution.user_vectors, item_vectors, anchors.center_E, projection_ExD, prior, solution.objective
     )
 
 
 def with_cold_items(
-    z_IxD: np.ndarray, item_vectors: np.ndarray, counts_I: np.ndarray, settings: WholeDataConfig
+    anchors: Anchors, item_vectors: np.ndarray, counts_I: np.ndarray, settings: WholeDataConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Item vectors with those of cold items as `settings.cold` says, and the projection that places later texts."""
+    """Item vectors with those of cold items by `settings.cold`, and the projection that places later texts."""
     warm, cold = counts_I > 0, counts_I == 0
-    residual_WxD = (item_vectors - settings.anchor_scale * z_IxD)[warm]
-    z_WxD, z_CxD, counts_W = z_IxD[warm], z_IxD[cold], counts_I[warm]
-    projection_DxD = settings.anchor_scale * np.eye(z_IxD.shape[1])
+    residual_WxD = (item_vectors - anchors.vectors)[warm]
+    z_WxE, z_CxE, counts_W = anchors.z_IxE[warm], anchors.z_IxE[cold], counts_I[warm]
+    projection_ExD = anchors.projection_ExD
     if settings.cold == "ridge":
-        projection_DxD = projection_DxD + cold_start.ridge_map(z_WxD, residual_WxD, counts_W, l2=settings.cold_l2)
+        residual_map = cold_start.ridge_map(z_WxE, residual_WxD, counts_W, l2=settings.cold_l2)
+        projection_ExD = (projection_ExD + residual_map).astype(projection_ExD.dtype)
     found = np.array(item_vectors)
-    found[cold] = z_CxD @ projection_DxD
+    found[cold] = z_CxE @ projection_ExD
     if settings.cold == "neighbours":
         found[cold] += cold_start.neighbour_residuals(
-            z_CxD, z_WxD, residual_WxD, counts_W, neighbours=settings.neighbours, temperature=settings.temperature
+            z_CxE, z_WxE, residual_WxD, counts_W, neighbours=settings.neighbours, temperature=settings.temperature
         )
     if settings.cold == "kernel_ridge":
-        found[cold] += cold_start.kernel_ridge_residuals(z_CxD, z_WxD, residual_WxD, counts_W, l2=settings.cold_l2)
-    return found, projection_DxD
+        found[cold] += cold_start.kernel_ridge_residuals(z_CxE, z_WxE, residual_WxD, counts_W, l2=settings.cold_l2)
+    return found, projection_ExD

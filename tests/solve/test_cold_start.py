@@ -74,7 +74,9 @@ def test_warm_items_stay_and_cold_items_get_what_was_chosen(items, cold):
     counts = np.concatenate([np.zeros(3, int), items[3]])
     vectors = 0.4 * z
     vectors[3:] += items[2]
-    found, projection = anchored_model.with_cold_items(z, vectors, counts, WholeDataConfig(cold=cold, cold_l2=1.0))
+    anchors = anchored_model.Anchors(np.zeros(4), z, 0.4 * np.eye(4))
+    settings = WholeDataConfig(cold=cold, cold_l2=1.0)
+    found, projection = anchored_model.with_cold_items(anchors, vectors, counts, settings)
     np.testing.assert_array_equal(found[3:], vectors[3:])
     assert (cold == "anchor") == np.allclose(found[:3], 0.4 * z[:3])
     assert (cold in ("anchor", "ridge")) == np.allclose(found[:3], z[:3] @ projection)

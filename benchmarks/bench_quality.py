@@ -1,0 +1,40 @@
+"""How good are the models, on real data, by the protocols of the project's targets? Settings are never chosen on test.
+
+Each protocol is one function in a module of its own (`quality_*.py`): add it to PROTOCOLS.
+
+    python benchmarks/bench_quality.py --only ml100k_top_n --json benchmarks/results/quality.json
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+import harness
+import quality_top_n
+from quality import Outcome
+
+PROTOCOLS: Mapping[str, Callable[[bool], Outcome]] = {
+    "ml100k_top_n": quality_top_n.movielens_100k,
+    "ml1m_top_n": quality_top_n.movielens_1m,
+}
+"""Name -> function of `quick` (small: does it run at all)."""
+
+
+def main() -> None:
+    parser = harness.arguments(__doc__ or "")
+    parser.add_argument("--only", nargs="+", choices=list(PROTOCOLS), help="protocols to run; default: all")
+    options = parser.parse_args()
+    headline: dict[str, float] = {}
+    details: dict[str, object] = {}
+    rows: list[tuple[str, str]] = []
+    for name in options.only or PROTOCOLS:
+        began = time.perf_counter()
+        found = PROTOCOLS[name](options.quick)
+        seconds = time.perf_counter() - began
+        headline |= dict(found.headline) | {f"{name}_seconds": round(seconds, 1)}
+        details[name] = found.details
+        rows += [*found.rows, (f"{name}: seconds", f"{seconds:.0f}")]
+        harness.report(options.json, "quality", headline, details, rows)
+
+
+if __name__ == "__main__":
+    main()
