@@ -16,8 +16,8 @@ import scipy.linalg
 import scipy.sparse
 from typing_extensions import Doc
 
+from ltrec_jax.baselines.item_texts import directions
 from ltrec_jax.baselines.scoring import pairs_by_rows, require_known
-from ltrec_jax.baselines.text_knn import directions
 from ltrec_jax.baselines.training import Training
 from ltrec_jax.errors import UserError
 from ltrec_jax.types import Array

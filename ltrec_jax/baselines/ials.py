@@ -8,14 +8,13 @@ import dataclasses
 from typing import Annotated
 
 import numpy as np
-import scipy.linalg
 from typing_extensions import Doc
 
+from ltrec_jax.baselines.item_texts import directions
 from ltrec_jax.baselines.scoring import Factors
-from ltrec_jax.baselines.text_knn import directions
 from ltrec_jax.baselines.training import Training
 from ltrec_jax.config import WholeDataConfig
-from ltrec_jax.solve import anchored_als
+from ltrec_jax.solve import anchored_als, cold_start
 
 _START = 0.1
 """Length of a fresh item vector, about: the first user solve only needs it to have directions."""
@@ -29,15 +28,15 @@ class IalsSettings:
     unobserved_weight: Annotated[float, Doc("a0: weight of an unobserved pair beside 1 for an observed one")] = 0.1
     l2: Annotated[float, Doc("lambda per (weighted) event")] = 0.01
     alternations: Annotated[int, Doc("times that users, then items, are solved")] = 8
-    map_l2: Annotated[float, Doc("ridge of the map from text to the factors of cold items, per like")] = 1.0
+    map_l2: Annotated[float, Doc("ridge of the map from text to the factors of cold items")] = 1.0
 
 
 def fit(train: Training, settings: IalsSettings | None = None) -> Factors:
     """Solve from a random start; a cold item has the factors that its text maps to, 0 without texts.
 
-    The map minimises sum over warm i of n_i |W x_i - q_i|^2 + map_l2 |W|^2, x_i the direction of the text vector from
-    their mean. Users without likes have factors 0. Sources: Hu, Koren & Volinsky (ICDM 2008); frequency-scaled
-    penalties of Rendle et al. (RecSys 2022).
+    The map is `cold_start.ridge_map` from the direction of a text vector (from their mean) to the item's factors. Users
+    without likes have factors 0. Sources: Hu, Koren & Volinsky (ICDM 2008); frequency-scaled penalties of Rendle et al.
+    (RecSys 2022).
     """
     settings = settings or IalsSettings()
     if settings.width < 1 or settings.alternations < 1:
@@ -60,12 +59,9 @@ def fit(train: Training, settings: IalsSettings | None = None) -> Factors:
     q_IxD, cold_I = np.array(solution.item_vectors), train.like_counts == 0
     q_IxD[cold_I] = 0.0
     if train.texts is not None and cold_I.any():
-        text_IxE = directions(train.texts.vectors)
-        q_IxD[cold_I] = text_IxE[cold_I] @ _ridge_map(text_IxE, q_IxD, train.like_counts, settings.map_l2)
+        text_IxE, warm_I = directions(train.texts.vectors), ~cold_I
+        to_factors_ExD = cold_start.ridge_map(
+            text_IxE[warm_I], q_IxD[warm_I], train.like_counts[warm_I], l2=settings.map_l2
+        )
+        q_IxD[cold_I] = text_IxE[cold_I] @ to_factors_ExD
     return Factors(np.asarray(solution.user_vectors), q_IxD)
-
-
-def _ridge_map(text_IxE: np.ndarray, q_IxD: np.ndarray, count_I: np.ndarray, l2: float) -> np.ndarray:
-    weighted_ExI = text_IxE.T * count_I.astype(np.float32)
-    left = weighted_ExI @ text_IxE + np.float32(l2) * np.eye(text_IxE.shape[1], dtype=np.float32)
-    return np.asarray(scipy.linalg.solve(left, weighted_ExI @ q_IxD, assume_a="pos"))

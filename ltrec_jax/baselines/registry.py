@@ -51,7 +51,7 @@ BASELINES: Mapping[str, Baseline] = {
     "ials": Baseline(ials.fit, ials.IalsSettings),
     "bpr": Baseline(bpr.fit, bpr.BprSettings),
     "text-knn": Baseline(text_knn.fit, text_knn.TextKnnSettings, texts=True),
-    "tfidf-knn": Baseline(lambda train, _: text_knn.fit_words(train), texts=True),
+    "tfidf-knn": Baseline(text_knn.fit_words, text_knn.TextKnnSettings, texts=True),
 }
 USUAL = ("popularity", "itemknn", "ease", "ials", "text-knn")
 """What a ranking is compared with unless its configuration names others."""

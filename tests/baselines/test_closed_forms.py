@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from ltrec_jax.baselines import ease, extra, ials, item_knn, registry, scoring, text_knn
-from ltrec_jax.baselines.item_texts import ItemTexts
+from ltrec_jax.baselines import ease, extra, ials, item_knn, registry, scoring
+from ltrec_jax.baselines.item_texts import ItemTexts, directions, item_texts
 from ltrec_jax.baselines.training import Training
 from ltrec_jax.data.dataset import Interactions
 from ltrec_jax.errors import UserError
@@ -24,15 +24,13 @@ def train():
         user.astype(np.int32), item.astype(np.int32), np.ones(len(user), np.float32), np.zeros(len(user), np.int64)
     )
     vectors = generator.normal(size=(ITEMS, 4)).astype(np.float32)
-    return Training(
-        events, USERS, ITEMS, 1.0, ItemTexts([f"word{i} word{i + 1}" for i in range(ITEMS)], lambda _: vectors)
-    )
+    return Training(events, USERS, ITEMS, 1.0, ItemTexts(lambda: vectors, lambda: vectors[:, :2]))
 
 
 @pytest.mark.parametrize("text_weight", [0.0, 3.0])
 def test_ease_solves_its_regression(train, text_weight):
     """Each column by itself: ridge regression of an item on the others, text rows below the users."""
-    rows = np.vstack([train.likes.toarray(), np.sqrt(text_weight) * text_knn.directions(train.texts.vectors).T]).astype(
+    rows = np.vstack([train.likes.toarray(), np.sqrt(text_weight) * directions(train.texts.vectors).T]).astype(
         np.float64
     )
     expected = np.zeros((ITEMS, ITEMS))
@@ -76,9 +74,10 @@ def test_the_map_of_cold_items_is_the_ridge_regression(train):
     cold = dataclasses.replace(train, events=train.events.take(keep))
     settings = ials.IalsSettings(width=4, alternations=2, map_l2=0.7)
     model = ials.fit(cold, settings)
-    x, q, n = text_knn.directions(train.texts.vectors), model.item_vectors, cold.like_counts
-    design = np.vstack([np.sqrt(n)[:, None] * x, np.sqrt(0.7) * np.eye(4)])
-    target = np.vstack([np.sqrt(n)[:, None] * q, np.zeros((4, 4))])
+    x, q, n = directions(train.texts.vectors), model.item_vectors, cold.like_counts
+    weight = np.sqrt(n) / np.sqrt(n[n > 0]).mean()
+    design = np.vstack([np.sqrt(weight)[:, None] * x, np.sqrt(0.7) * np.eye(4)])
+    target = np.vstack([np.sqrt(weight)[:, None] * q, np.zeros((4, 4))])
     expected = x[2] @ np.linalg.lstsq(design, target, rcond=None)[0]
     np.testing.assert_allclose(q[2], expected, rtol=1e-3, atol=1e-5)
 
@@ -100,16 +99,22 @@ def test_likes_count_once_and_from_the_positive_rating_on():
     assert isinstance(train.likes, scipy.sparse.csr_matrix)
 
 
-def test_tf_idf_of_texts_without_a_word_is_zero():
-    assert ItemTexts(["", "!"], lambda _: None).tf_idf.nnz == 0
-    rows = ItemTexts(["Red planet", "red RED barn", ""], lambda _: None).tf_idf.toarray()
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), [1, 1, 0], rtol=1e-6)
+def test_shuffled_texts_are_the_same_texts_elsewhere(train):
+    control = train.texts.permuted(1)
+    assert not np.array_equal(control.vectors, train.texts.vectors)
+    np.testing.assert_array_equal(np.sort(control.vectors, axis=0), np.sort(train.texts.vectors, axis=0))
+    np.testing.assert_array_equal(control.vectors[:, :2], control.word_vectors)
 
 
-def test_shuffled_texts_are_the_same_texts_elsewhere():
-    texts = ItemTexts([str(i) for i in range(20)], lambda _: None)
-    assert texts.permuted(1).texts != texts.texts
-    assert sorted(texts.permuted(1).texts) == sorted(texts.texts)
+@pytest.mark.usefixtures("cache")
+def test_texts_of_a_dataset(small_dataset, small_config):
+    """One topic's words are nearer to each other than to those of another, by the words and not by markup."""
+    texts = item_texts(small_dataset, small_config)
+    assert texts.vectors.shape == (90, 16)
+    words = directions(texts.word_vectors, center=False)
+    cosine = words @ words.T
+    same = np.arange(90)[:, None] % 3 == np.arange(90)[None, :] % 3
+    assert cosine[~same].max() < 0.3 < cosine[same].mean()
 
 
 def test_a_missing_library_names_the_extra(monkeypatch):

@@ -13,7 +13,6 @@ from ltrec_jax.errors import UserError
 from ltrec_jax.types import Recommender
 
 USERS, ITEMS, COLD, IDLE = 24, 18, 17, 23
-WORDS = {0: "rocket planet", 1: "tractor barn"}
 SMALL = {
     "ials": {"width": 8, "alternations": 3},
     "bpr": {"width": 8, "epochs": 20},
@@ -26,13 +25,6 @@ KNOWS_TASTE = [name for name in NAMES if name not in ("random", "popularity", "b
 KNOWS_TEXTS = ["ease-text", "ials", "text-knn", "tfidf-knn"]
 
 
-def encode(texts):
-    """A vector per text: its topic, and a little of its own."""
-    topics = np.array([[text.startswith("rocket"), text.startswith("tractor")] for text in texts], np.float32)
-    own = np.array([[sum(map(ord, text)) % 7, sum(map(ord, text)) % 5] for text in texts], np.float32)
-    return np.hstack([topics, 0.02 * own])
-
-
 def world(order=None):
     """Users like most items of one topic (i % 2 == u % 2); 17 is cold, user 23 idle. `order`: new item ids."""
     generator = np.random.default_rng(3)
@@ -40,12 +32,12 @@ def world(order=None):
     disliked = [(u, (u + 1) % 2) for u in range(USERS - 1)]
     user, item = np.array(pairs + disliked, np.int32).T
     rating = np.r_[np.full(len(pairs), 5), np.full(len(disliked), 1)].astype(np.float32)
-    texts = [f"{WORDS[i % 2]} number{i}" for i in range(ITEMS)]
+    vectors = np.hstack([np.eye(2)[np.arange(ITEMS) % 2], 0.05 * generator.random((ITEMS, 3))]).astype(np.float32)
     if order is not None:
         item = order[item].astype(np.int32)
-        texts = [texts[i] for i in np.argsort(order)]
+        vectors = vectors[np.argsort(order)]
     events = Interactions(user, item, rating, np.zeros(len(user), np.int64))
-    return Training(events, USERS, ITEMS, 4.0, ItemTexts(texts, encode), seed=1)
+    return Training(events, USERS, ITEMS, 4.0, ItemTexts(lambda: vectors, lambda: vectors[:, :4]), seed=1)
 
 
 def fitted(name, train):
