@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from ltrec_jax import memory
-from ltrec_jax.commands import data, encode, pretrain, runs
+from ltrec_jax.commands import data, encode, pretrain, runs, serving
 from ltrec_jax.errors import StoppedError, UserError, unknown_name
 from ltrec_jax.version import __version__
 
@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "train": runs.Train,
     "evaluate": runs.Evaluate,
     "recommend": runs.Recommend,
+    "serve": serving.Serve,
 }
 _TAKES_SETTINGS = (runs.Train, pretrain.Pretrain, data.Prepare)
 

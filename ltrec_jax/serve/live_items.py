@@ -1,0 +1,231 @@
+"""The catalogue as it is now: a bundle's items and what was added, changed or removed since.
+
+Items are numbers. A bundle's item keeps its internal id; a new or changed item gets the next number, and a changed
+item's old number answers no more. Readers never wait; writers take turns (the caller sees to that). Out of scope:
+searching (`spaces`), durability (`journal`).
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ltrec_jax.bundle import Bundle
+from ltrec_jax.data import columns
+from ltrec_jax.data.popularity import GROUPS
+from ltrec_jax.errors import UserError, unknown_name
+from ltrec_jax.model.two_tower import Vectors
+from ltrec_jax.serve.index import Index, exact_index
+from ltrec_jax.serve.placing import Placed, anchors
+from ltrec_jax.serve.spaces import Space, unit
+
+NEW = "new"
+"""The group of an item without training interactions."""
+_EXAMPLES = 3
+
+
+class LiveItems:
+    """Ids, texts, attributes, groups and vectors of all items, by number.
+
+    `score` is the space that a user's vector is multiplied with; `alike` and `meaning` are made when first asked for.
+    """
+
+    def __init__(self, bundle: Bundle, index: Index) -> None:
+        self._bundle = bundle
+        self.ids: list[str] = bundle.items[columns.ITEM_ID].astype(str).tolist()
+        self.texts: list[str] = bundle.items[columns.TEXT].astype(str).tolist()
+        self._number_of = {item_id: number for number, item_id in enumerate(self.ids)}
+        self._successor: dict[int, int] = {}
+        self._alive = np.ones(max(bundle.num_items, 1), bool)
+        self._columns = bundle.items.drop(columns=[columns.ITEM_ID, columns.TEXT])
+        self._numbers_by_value: dict[str, dict[str, np.ndarray]] = {}
+        self._later: list[tuple[Mapping[str, Any], int, str]] = []  # attributes, training count, group
+        vectors = bundle.vectors
+        self.score = Space(index, vectors.item_vectors, vectors.item_biases, vectors.mu)
+
+    @functools.cached_property
+    def alike(self) -> Space:
+        """Cosines of the vectors that score: item to item."""
+        return _cosines(self._bundle.vectors.item_vectors)
+
+    @functools.cached_property
+    def meaning(self) -> Space:
+        """Cosines of text vectors: a query's text to items."""
+        return _cosines(self._bundle.text_vectors)
+
+    @property
+    def attributes(self) -> list[str]:
+        """Names of the columns that filters may use."""
+        return [str(name) for name in self._columns.columns]
+
+    @property
+    def num_alive(self) -> int:
+        """Items that can be recommended."""
+        return len(self._number_of)
+
+    def __contains__(self, item_id: str) -> bool:
+        return item_id in self._number_of
+
+    def number(self, item_id: str) -> int:
+        """The number of a present item; an unknown id is a `UserError`."""
+        found = self._number_of.get(item_id)
+        if found is None:
+            examples = ", ".join(repr(one) for one in list(self._number_of)[:_EXAMPLES]) or "none"
+            raise UserError(f"Unknown item {item_id!r}. The catalogue has {self.num_alive} items, such as {examples}.")
+        return found
+
+    def current(self, numbers: Iterable[int]) -> np.ndarray:
+        """Numbers after changes: a changed item's old number becomes its newest one."""
+        if not self._successor:
+            return np.asarray(numbers, np.int64)
+        found = np.array([int(number) for number in numbers], np.int64)
+        for place, number in enumerate(found.tolist()):
+            while number in self._successor:
+                number = self._successor[number]
+            found[place] = number
+        return found
+
+    def count(self, number: int) -> int:
+        """Training interactions of an item."""
+        base = self._bundle.num_items
+        return int(self._bundle.counts[number]) if number < base else self._later[number - base][1]
+
+    def counts(self, numbers: Iterable[int]) -> np.ndarray:
+        """Training interactions, int64 [N]."""
+        return np.array([self.count(int(number)) for number in numbers], np.int64)
+
+    def group(self, number: int) -> str:
+        """head, mid, tail, or new for an item without training interactions."""
+        base = self._bundle.num_items
+        if number >= base:
+            return self._later[number - base][2]
+        return NEW if self._bundle.counts[number] == 0 else GROUPS[int(self._bundle.group[number])]
+
+    def anchors(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(anchor [N, D], text bias [N]): what an item's text alone says."""
+        numbers, base = np.asarray(numbers, np.int64), self._bundle.num_items
+        texts = self.meaning.rows(numbers)[0] if (numbers >= base).any() else self._bundle.text_vectors[numbers]
+        return anchors(self._bundle.head, texts)
+
+    def check_attributes(self, attributes: Iterable[str]) -> None:
+        """A name that is not a column of the catalogue is a `UserError`."""
+        for name in attributes:
+            if name not in self._columns.columns:
+                raise unknown_name("attribute", name, self.attributes)
+
+    def put(self, item_id: str, text: str, attributes: Mapping[str, Any], placed: Placed, row: int = 0) -> bool:
+        """Add an item, or change a present one's text and attributes; True if it is new.
+
+        A changed item keeps what behaviour taught about it: q = new anchor + (old q - old anchor). An attribute that
+        the catalogue does not have is a `UserError`.
+        """
+        self.check_attributes(attributes)
+        q, bias, count, group = placed.anchor_KxD[row], float(placed.bias_K[row]), 0, NEW
+        old = self._number_of.get(item_id)
+        if old is not None:
+            (q_old,), (b_old,) = self.score.rows(np.array([old]))
+            (anchor_old,), (text_bias_old,) = self.anchors(np.array([old]))
+            q, bias = q + (q_old - anchor_old), bias + float(b_old - text_bias_old)
+            count, group = self.count(old), self.group(old)
+            attributes = {**self.attributes_of(old), **attributes}
+        spaces, number = (self.score, self.alike, self.meaning), len(self.ids)
+        if number >= len(self._alive):
+            self._alive = np.concatenate([self._alive, np.zeros_like(self._alive)])
+        self._later.append((dict(attributes), count, group))
+        self.texts.append(text)
+        for space, vector, offset in zip(spaces, (q, q, placed.text_KxE[row]), (bias, 0.0, 0.0), strict=True):
+            space.append(vector, offset)
+        self.ids.append(item_id)
+        if old is not None:
+            self._successor[old] = number
+            self._alive[old] = False
+        self._alive[number] = True
+        self._number_of[item_id] = number
+        self._numbers_by_value.clear()
+        return old is None
+
+    def remove(self, item_id: str) -> None:
+        """Take an item out; an unknown id is a `UserError`."""
+        number = self.number(item_id)
+        self._alive[number] = False
+        del self._number_of[item_id]
+
+    def attributes_of(self, number: int) -> dict[str, Any]:
+        """An item's attributes as plain values; missing ones are left out."""
+        base = self._bundle.num_items
+        if number >= base:
+            return dict(self._later[number - base][0])
+        row = self._columns.iloc[number]
+        return {str(name): _plain(value) for name, value in row.items() if not _missing(value)}
+
+    def allowed(
+        self, filters: Mapping[str, Sequence[str]], allow: Sequence[str] | None = None, deny: Sequence[str] = ()
+    ) -> np.ndarray:
+        """Which numbers may be listed, bool [numbers]: present, with one of the values of every filtered attribute, in
+        `allow` (None: no such list) and not in `deny`.
+
+        A cell with several values ("Comedy|Drama", a list) matches by each of them. An unknown attribute is a
+        `UserError`; unknown ids and values match nothing.
+        """
+        mask = self._alive[: len(self.ids)].copy()
+        for name, values in filters.items():
+            mask &= self._with_value(name, values)
+        if allow is not None:
+            mask &= self._named(allow)
+        if deny:
+            mask &= ~self._named(deny)
+        return mask
+
+    def _named(self, item_ids: Sequence[str]) -> np.ndarray:
+        mask = np.zeros(len(self.ids), bool)
+        mask[[self._number_of[one] for one in item_ids if one in self._number_of]] = True
+        return mask
+
+    def _with_value(self, name: str, values: Sequence[str]) -> np.ndarray:
+        self.check_attributes([name])
+        known = self._numbers_by_value.get(name)
+        if known is None:
+            # Made when a column is first filtered by, and again after an item came or changed.
+            gathered: dict[str, list[int]] = {}
+            cells = [*self._columns[name].tolist(), *(attributes.get(name) for attributes, *_ in self._later)]
+            for number, cell in enumerate(cells):
+                for value in _values(cell):
+                    gathered.setdefault(value, []).append(number)
+            known = {value: np.array(numbers) for value, numbers in gathered.items()}
+            self._numbers_by_value[name] = known
+        mask = np.zeros(len(self.ids), bool)
+        for value in values:
+            mask[known.get(value, np.zeros(0, np.int64))] = True
+        return mask
+
+
+def _cosines(rows_NxD: np.ndarray) -> Space:
+    """A space whose scores are cosines. Half the memory: the order of near neighbours bears the rounding."""
+    zeros = np.zeros(len(rows_NxD), np.float32)
+    nobody = np.zeros((0, rows_NxD.shape[1]), np.float32)
+    index = exact_index(Vectors(0.0, nobody, zeros[:0], unit(rows_NxD), zeros), "bfloat16")
+    return Space(index, rows_NxD, zeros, cosine=True)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA or value is pd.NaT
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _values(cell: Any) -> list[str]:
+    if isinstance(cell, list | tuple | np.ndarray):
+        return [str(one) for one in cell]
+    if _missing(cell):
+        return []
+    if isinstance(cell, float) and cell.is_integer():
+        return [str(int(cell))]
+    text = str(cell)
+    return list(dict.fromkeys([text, *(part.strip() for part in text.split("|"))]))
