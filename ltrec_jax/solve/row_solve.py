@@ -125,7 +125,7 @@ def normal_equations(
         left = jnp.einsum("bwd,bwe->bde", weighted, q_BxWxD, precision=_EXACT)
         return left, jnp.einsum("bwd,bw->bd", weighted, target, precision=_EXACT)
 
-    return _over_slices(sums, (block.column, weight_BxW, target_BxW))
+    return over_slices(sums, (block.column, weight_BxW, target_BxW))
 
 
 def cholesky_solve(left_BxDxD: Array, right_BxD: Array) -> jax.Array:
@@ -162,7 +162,7 @@ def weighted_target_sum(table_CxD: Array, block: Block, weight_BxW: Array, targe
         column, value = entries
         return jnp.einsum("bwd,bw->bd", jnp.asarray(table_CxD)[column], value, precision=_EXACT)
 
-    return _over_slices(total, (block.column, weight_BxW * target_BxW))
+    return over_slices(total, (block.column, weight_BxW * target_BxW))
 
 
 def weighted_squared_error(
@@ -175,7 +175,7 @@ def weighted_squared_error(
         scores = jnp.einsum("bwd,bd->bw", jnp.asarray(table_CxD)[column], solution_BxD, precision=_EXACT)
         return jnp.sum(weight * (scores - target) ** 2, axis=1)
 
-    return _over_slices(error, (block.column, weight_BxW, target_BxW))
+    return over_slices(error, (block.column, weight_BxW, target_BxW))
 
 
 def gramian(table_CxD: Array) -> jax.Array:
@@ -207,7 +207,7 @@ def one_blas_thread() -> contextlib.AbstractContextManager[object]:
     return threadpoolctl.threadpool_limits(1, "blas")
 
 
-def _over_slices(function: Callable[[PyTree], PyTree], entries: PyTree) -> PyTree:
+def over_slices(function: Callable[[PyTree], PyTree], entries: PyTree) -> PyTree:
     """function(entries [B, W]), summed over slices of W where rows are long: one slice is gathered at a time."""
     rows, wide = jax.tree.leaves(entries)[0].shape
     if wide <= _SLICE:
