@@ -65,3 +65,25 @@ def test_hardware_names_what_decides_speed():
     assert found["platform"] == "cpu"
     assert found["jax"] == jax.__version__
     assert found["processor"]
+
+
+def test_a_state_split_by_rows_is_updated_where_it_lies():
+    spread = parallel.choose("shard_map", count=8)
+    state = {"whole": np.ones(3, np.float32), "rows": np.arange(16, dtype=np.float32)}
+    layout = {"whole": parallel.WHOLE, "rows": parallel.BY_ROWS}
+
+    def body(state, batch, key):
+        return state | {"rows": state["rows"] + parallel.device_index(spread.axis)}, {}
+
+    placed = spread.place(state, layout)
+    after, _ = spread.compile(body, layout=layout)(placed, spread.shard(np.zeros((8, 1))), jax.random.key(0))
+    np.testing.assert_array_equal(after["rows"], np.arange(16) + np.arange(16) // 2)
+    assert {shard.data.shape for shard in after["rows"].addressable_shards} == {(2,)}
+    made = spread.create(lambda: jnp.zeros(16), parallel.BY_ROWS)
+    assert {shard.data.shape for shard in made.addressable_shards} == {(2,)}
+
+
+def test_one_process_takes_all_slices_of_a_batch():
+    spread = parallel.choose("pmap", count=4)
+    assert not spread.several_processes
+    assert range(spread.count)[spread.share] == range(4)

@@ -1,17 +1,10 @@
 """Fine-tuning from end to end on a small world whose texts tell what people like."""
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ltrec_jax import config as configuration
 from ltrec_jax.bundle import Bundle, load_vectors
 from ltrec_jax.errors import UserError
 from ltrec_jax.train import fit as fitting
@@ -138,43 +131,3 @@ def test_a_bundle_of_another_format_and_no_bundle_are_refused(run, tmp_path):
         Bundle.load(tmp_path / "bundle")
     with pytest.raises(UserError, match=r"no bundle\.json"):
         Bundle.load(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bits(run, small_dataset, small_config, tmp_path):
-    """SIGKILL at whatever moment; a resumed run ends as the uninterrupted one."""
-    small_dataset.save(tmp_path / "data")
-    out = tmp_path / "run"
-    (tmp_path / "c.toml").write_text(configuration.to_toml(with_train(small_config, head_epochs=10)))
-    code = f"""
-import sys
-from pathlib import Path
-from ltrec_jax.config import from_toml
-from ltrec_jax.data import splits
-from ltrec_jax.data.dataset import Dataset
-from ltrec_jax.train.fit import fit
-split = splits.random(Dataset.load(Path({str(tmp_path / "data")!r})), test=0.2, validation=0.1, seed=0)
-fit(split, from_toml(Path({str(tmp_path / "c.toml")!r}).read_text()), Path({str(out)!r}), resume="resume" in sys.argv)
-"""
-    (tmp_path / "work.py").write_text(code)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-
-    def start(*arguments):
-        return subprocess.Popen(
-            [sys.executable, str(tmp_path / "work.py"), *arguments], env=environment, stderr=subprocess.PIPE
-        )
-
-    process = start()
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if list((out / "checkpoints").rglob("commit_success.txt")):
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    done = start("resume")
-    _, errors = done.communicate(timeout=300)
-    assert done.returncode == 0, errors.decode()[-2000:]
-    resumed = Bundle.load(out / "bundle")
-    np.testing.assert_array_equal(resumed.vectors.item_vectors, run[1].vectors.item_vectors)
-    np.testing.assert_array_equal(resumed.vectors.user_vectors, run[1].vectors.user_vectors)

@@ -1,0 +1,125 @@
+"""Several processes on one machine: how they meet, decide together, train as one process does, stop and resume."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltrec_jax import config as configuration
+from ltrec_jax import processes
+from ltrec_jax.bundle import Bundle
+from ltrec_jax.errors import UserError
+
+
+def test_without_a_coordinator_a_process_is_alone():
+    processes.connect()
+    assert processes.number() == 1
+    assert processes.is_first()
+    assert processes.anywhere(False, True) == (False, True)
+    assert processes.of_first(0.1) == 0.1
+
+
+def test_alone_the_first_does_it_here_and_now():
+    done = []
+    processes.first_does(lambda: done.append(1))
+    assert done == [1]
+    with pytest.raises(UserError, match="no room"):
+        processes.first_does(lambda: (_ for _ in ()).throw(UserError("no room")))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("", 2, None), "need a coordinator"),
+        (("host:1", None, None), "needs --num-processes N and --process-id I"),
+        (("host:1", 2, 2), "0 <= I < N"),
+    ],
+)
+def test_half_of_the_settings_is_one_clear_line(given, message):
+    with pytest.raises(UserError, match=message):
+        processes.connect(*given)
+
+
+def test_the_environment_stands_for_the_settings(monkeypatch):
+    monkeypatch.setenv(processes.COORDINATOR, "host:1")
+    monkeypatch.setenv(processes.COUNT, "2")
+    monkeypatch.setenv(processes.INDEX, "5")
+    with pytest.raises(UserError, match="N = 2 and I = 5"):
+        processes.connect()
+    monkeypatch.setenv(processes.INDEX, "first")
+    with pytest.raises(UserError, match="LTREC_PROCESS_ID must be a number, not 'first'"):
+        processes.connect()
+
+
+def free_port():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, small_dataset, small_config):
+    place = tmp_path_factory.mktemp("processes")
+    small_dataset.save(place / "data")
+    data = dataclasses.replace(small_config.data, dataset=str(place / "data"), split="random")
+    train = dataclasses.replace(small_config.train, parallel="auto", head_epochs=6, epochs=1, save_minutes=1e-6)
+    config = dataclasses.replace(small_config, data=data, train=train)
+    (place / "c.toml").write_text(configuration.to_toml(config))
+    return place
+
+
+def start(world, out, *flags, devices=1):
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "LTREC_CACHE": str(world / "cache"),
+    }
+    command = [sys.executable, "-m", "ltrec_jax.cli", "train", "--config", "c.toml", "--out", out, *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=world, env=environment, **pipes)
+
+
+def start_two(world, out, *flags):
+    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
+    return [start(world, out, *flags, *together, str(index)) for index in range(2)]
+
+
+def wait(started):
+    """(exit codes, outputs, errors) of processes."""
+    told = [process.communicate(timeout=300) for process in started]
+    return [process.returncode for process in started], *zip(*told, strict=True)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_resume_and_train_as_one_with_two_devices(world):
+    one = start(world, "one", devices=2)
+    two = start_two(world, "two")
+    deadline = time.monotonic() + 200
+    place = world / "two" / "checkpoints" / "choose" / "head"
+    while not any(p.name.isdecimal() for p in place.glob("*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    # The second is asked; both must stop at one step.
+    two[1].send_signal(signal.SIGTERM)
+    codes, outputs, errors = wait(two)
+    assert codes == [130, 130], errors
+    assert all("--resume" in each for each in errors)
+    assert not any(outputs)
+    codes, outputs, errors = wait(start_two(world, "two", "--resume"))
+    assert codes == [0, 0], errors
+    assert outputs == ("The model is two/bundle. Next: ltrec evaluate two\n", "")
+    codes, _, errors = wait([one])
+    assert codes == [0], errors
+    ours, theirs = (Bundle.load(world / name / "bundle").vectors for name in ("two", "one"))
+    np.testing.assert_allclose(ours.user_vectors, theirs.user_vectors, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(ours.item_vectors, theirs.item_vectors, rtol=2e-3, atol=2e-4)
+    # What one process refuses, all refuse.
+    codes, _, errors = wait(start_two(world, "two"))
+    assert codes == [2, 2]
+    assert all("two is not empty" in each for each in errors)
