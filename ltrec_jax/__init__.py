@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ltrec_jax.encoder.weights import load_encoder as load_encoder
     from ltrec_jax.errors import UserError as UserError
     from ltrec_jax.evaluation.report import Report as Report
+    from ltrec_jax.experiment import compare as compare
     from ltrec_jax.experiment import evaluate as evaluate
     from ltrec_jax.experiment import load as load
     from ltrec_jax.serve.service import Recommendation as Recommendation
@@ -50,6 +51,7 @@ _HOMES = {
     "Split": ("ltrec_jax.data.dataset", "Split"),
     "UserError": ("ltrec_jax.errors", "UserError"),
     "available": ("ltrec_jax.data.sources", "available"),
+    "compare": ("ltrec_jax.experiment", "compare"),
     "encode_to_disk": ("ltrec_jax.encoder.shards", "encode_to_disk"),
     "evaluate": ("ltrec_jax.experiment", "evaluate"),
     "fit": ("ltrec_jax.train.fit", "fit"),

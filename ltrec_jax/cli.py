@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from ltrec_jax import memory
-from ltrec_jax.commands import data, encode, pretrain, runs, serving
+from ltrec_jax.commands import compare, data, encode, pretrain, runs, serving
 from ltrec_jax.errors import StoppedError, UserError, unknown_name
 from ltrec_jax.version import __version__
 
@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "encode": encode.Encode,
     "train": runs.Train,
     "evaluate": runs.Evaluate,
+    "compare": compare.Compare,
     "recommend": runs.Recommend,
     "serve": serving.Serve,
 }

@@ -1,12 +1,15 @@
 """One experiment as the command line and Python see it: open data, split, fit, evaluate against baselines, report."""
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ltrec_jax import config as configuration
-from ltrec_jax import parallel, storage
+from ltrec_jax import page, parallel, storage
 from ltrec_jax.baselines import biases
 from ltrec_jax.bundle import Bundle, load_vectors
 from ltrec_jax.config import Config
@@ -17,11 +20,13 @@ from ltrec_jax.errors import UserError
 from ltrec_jax.evaluation import report
 from ltrec_jax.evaluation.report import Report
 from ltrec_jax.serve.service import Recommendation, recommend
+from ltrec_jax.solve.cold_start import dialled
 from ltrec_jax.train.fit import FROZEN_TEXT, REFIT, fit, load_run_config
 from ltrec_jax.train.tracking import read_rows
 from ltrec_jax.types import Recommender
 
 OURS, FROZEN, BIASES = "ltrec", "frozen text", "biases only"
+_TAIL_POWERS = (0.0, 0.05, 0.1, 0.2, 0.3)
 
 
 def load(name: str | os.PathLike[str]) -> Dataset:
@@ -67,10 +72,14 @@ def open_run(run: Path) -> tuple[Config, Bundle]:
 def evaluate(models: Recommender | Mapping[str, Recommender], split: Split, config: Config | None = None) -> Report:
     """Score one model, or several by name, on the split's test part, beside biases fitted on the same training part.
 
-    The first model is the report's primary: every other one is compared with it.
+    The first model is the report's primary: every other one is compared with it. If it is a bundle, lists are also
+    judged by how far its texts lie apart, and its tail dial is turned.
     """
     config = config or Config()
     named = dict(models) if isinstance(models, Mapping) else {OURS: models}
+    primary = next(iter(named))
+    first = named[primary]
+    bundle = first if isinstance(first, Bundle) else None
     training, dataset = split.train, split.dataset
     counts = popularity(training.item, dataset.num_items)
     return report.evaluate(
@@ -78,11 +87,34 @@ def evaluate(models: Recommender | Mapping[str, Recommender], split: Split, conf
         split,
         counts.masks(),
         counts.counts,
-        primary=next(iter(named)),
+        primary=primary,
         ks=config.evaluation.cutoffs,
         positive_rating=config.evaluation.positive_rating or dataset.info.get("positive_rating") or 0.0,
         seed=config.seed,
+        imputed_by=BIASES,
+        item_vectors=bundle.text_vectors if bundle else None,
+        dials={primary: _turned(bundle)} if bundle else None,
     )
+
+
+def compare(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None) -> Report:
+    """Evaluate finished runs side by side on the test part that they share, beside biases; the first is the primary.
+
+    Differences are paired over users and Holm-corrected. With `out`, `report.json` and `report.html` are written there.
+    Fewer than two runs, one run twice, an unfinished run, or runs of different splits are a `UserError`.
+    """
+    paths = [Path(run) for run in runs]
+    if len(paths) < 2 or len({path.resolve() for path in paths}) < len(paths):
+        raise UserError("Name at least two different run directories to compare.")
+    opened = [open_run(path) for path in paths]
+    split = _shared_split(paths, [config for config, _ in opened])
+    short = [path.resolve().name for path in paths]
+    names = short if len(set(short)) == len(short) else [str(path) for path in paths]
+    found = evaluate({name: bundle for name, (_, bundle) in zip(names, opened, strict=True)}, split, opened[0][0])
+    if out is not None:
+        settings = {name: configuration.to_dict(config) for name, (config, _) in zip(names, opened, strict=True)}
+        report.write_report(found, Path(out), settings=settings, hardware=parallel.describe_hardware())
+    return found
 
 
 def evaluate_run(run: Path) -> tuple[Report, list[Recommendation]]:
@@ -93,9 +125,7 @@ def evaluate_run(run: Path) -> tuple[Report, list[Recommendation]]:
     """
     run = Path(run)
     config, bundle = open_run(run)
-    split = split_of(load(config.data.dataset), config)
-    if config.refit:
-        split = split.with_validation_in_train()
+    split = _split_of_run(config)
     models: dict[str, Recommender] = {OURS: bundle}
     if (run / FROZEN_TEXT).is_file():
         models[FROZEN] = load_vectors(run / FROZEN_TEXT)
@@ -111,6 +141,47 @@ def evaluate_run(run: Path) -> tuple[Report, list[Recommendation]]:
         hardware=parallel.describe_hardware(),
     )
     return found, examples
+
+
+def _split_of_run(config: Config) -> Split:
+    """The split whose training part the run's final model has seen."""
+    split = split_of(load(config.data.dataset), config)
+    return split.with_validation_in_train() if config.refit else split
+
+
+def _shared_split(runs: Sequence[Path], configs: Sequence[Config]) -> Split:
+    first = _split_of_run(configs[0])
+    for run, config in zip(runs[1:], configs[1:], strict=True):
+        other = _split_of_run(config)
+        same_rows = all(
+            np.array_equal(getattr(first, part), getattr(other, part)) for part in ("train_rows", "test_rows")
+        )
+        if not same_rows or first.dataset.fingerprint != other.dataset.fingerprint:
+            raise UserError(
+                f"{run} and {runs[0]} have different splits ({_what_differs(configs[0], config)}): their figures "
+                "cannot be compared. Train one of them with the other's [data] section, seed and refit."
+            )
+    return first
+
+
+def _what_differs(one: Config, two: Config) -> str:
+    """The settings that choose the rows and are not the same, with both values."""
+    first, second = (
+        dict(page.flattened({"seed": c.seed, "refit": c.refit, "data": dataclasses.asdict(c.data)})) for c in (one, two)
+    )
+    changed = [f"{name} is {second[name]}, not {value}" for name, value in first.items() if second[name] != value]
+    return "; ".join(changed) or "the data have changed between them"
+
+
+def _turned(bundle: Bundle) -> dict[float, Recommender]:
+    """The bundle at each place of its tail dial."""
+    vectors = bundle.vectors
+    return {
+        power: dataclasses.replace(
+            vectors, item_vectors=dialled(vectors.item_vectors, bundle.counts, tail_power=power, cold_gain=1.0)
+        )
+        for power in _TAIL_POWERS
+    }
 
 
 def example_user(bundle: Bundle) -> str:
