@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ltrec_jax import storage
+from ltrec_jax.baselines.item_texts import ItemTexts, item_texts
+from ltrec_jax.config import Config, EncoderSection
 from ltrec_jax.data.dataset import Dataset, Split
 from ltrec_jax.encoder import catalogue
 from ltrec_jax.encoder.weights import Encoder, load_encoder
@@ -15,6 +18,8 @@ from ltrec_jax.text.store import TokenStore, build_store
 from ltrec_jax.text.tokenizer import load_tokenizer
 
 ENCODER = "all-MiniLM-L6-v2"
+SETTINGS = Path(__file__).parent / "settings"
+"""Tuned settings of the baselines, one file per dataset, written by `tune_baselines.py`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +47,11 @@ def texts_of(dataset: Dataset) -> Texts:
     tokenizer = load_tokenizer(encoder.directory, encoder.config.vocab_size)
     tokens = build_store(templates.render(template, dataset.items), tokenizer, 64, storage.cache_directory() / "tokens")
     return Texts(encoder, tokens, np.asarray(catalogue.encode_catalogue(encoder, tokens, policy="float32"), np.float32))
+
+
+def item_texts_of(dataset: Dataset) -> ItemTexts:
+    """The same texts as the baselines take them: by the frozen encoder and by words."""
+    return item_texts(dataset, Config(encoder=EncoderSection(ENCODER, precision="float32")))
 
 
 def likes_only(dataset: Dataset, positive_rating: float) -> Dataset:

@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from ltrec_jax import memory
-from ltrec_jax.commands import compare, data, encode, pretrain, runs, serving
+from ltrec_jax.commands import compare, data, encode, pretrain, runs, serving, tune
 from ltrec_jax.errors import StoppedError, UserError, unknown_name
 from ltrec_jax.version import __version__
 
@@ -26,12 +26,13 @@ COMMANDS: Mapping[str, type[Any]] = {
     "pretrain": pretrain.Pretrain,
     "encode": encode.Encode,
     "train": runs.Train,
+    "tune": tune.Tune,
     "evaluate": runs.Evaluate,
     "compare": compare.Compare,
     "recommend": runs.Recommend,
     "serve": serving.Serve,
 }
-_TAKES_SETTINGS = (runs.Train, pretrain.Pretrain, data.Prepare)
+_TAKES_SETTINGS = (runs.Train, tune.Tune, pretrain.Pretrain, data.Prepare)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ ROWS = [
     {"baselines", "bundle"},
     {"evaluation"},
     {"train"},
-    {"serve"},
+    {"serve", "tuning"},
     {"experiment"},
     {"quickstart"},
     {"commands"},
@@ -50,6 +50,7 @@ HEAVY_AND_OPTIONAL = {
     "uvicorn",
     "prometheus_client",
     "implicit",
+    "optuna",
 }
 
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py" or p.parent != PACKAGE)

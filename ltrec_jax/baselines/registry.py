@@ -1,10 +1,13 @@
 """The baselines by name: how each is fitted, with which settings, and what it needs. Settings come from TOML tables."""
 
 import dataclasses
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
+import tqdm
 from typing_extensions import Doc
 
 from ltrec_jax import config as configuration
@@ -70,6 +73,29 @@ def fit(name: str, train: Training, settings: Any | None = None) -> Recommender:
     return baseline.fit(train, baseline.settings() if settings is None else settings)
 
 
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """Fitted baselines by name, and the seconds that each took."""
+
+    models: dict[str, Recommender]
+    seconds: dict[str, dict[str, float]]
+
+
+def fit_all(names: Iterable[str], train: Training, settings: Mapping[str, Any] | None = None) -> Fitted:
+    """Fit several baselines, each with its entry of `settings` or its default ones. Every name is checked first."""
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:
+        find(name)
+    fitted = Fitted({}, {})
+    with tqdm.tqdm(wanted, "fitting baselines", unit="model", delay=2.0, leave=False) as bar:
+        for name in bar:
+            bar.set_postfix_str(name)
+            began = time.perf_counter()
+            fitted.models[name] = fit(name, train, (settings or {}).get(name))
+            fitted.seconds[name] = {"fitting": time.perf_counter() - began}
+    return fitted
+
+
 def affordable(names: Iterable[str], train: Training) -> list[str]:
     """The names without those whose memory this catalogue is too large for, or whose texts are missing."""
     limit = ease.EaseSettings().largest_catalogue
@@ -89,6 +115,14 @@ def settings_from_toml(text: str, source: str) -> dict[str, Any]:
         name: configuration.from_dict(values, find(name).settings, where=f"baselines.{name}.")
         for name, values in tables.items()
     }
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """`settings_from_toml` of a file; one that cannot be read is a `UserError`."""
+    try:
+        return settings_from_toml(Path(path).read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read the settings of baselines {path}: {error}.") from error
 
 
 def settings_to_toml(settings: Mapping[str, Any]) -> str:

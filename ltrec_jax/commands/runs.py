@@ -59,9 +59,7 @@ class Train:
     process_id: Annotated[int | None, tyro.conf.arg(help="which one this is, from 0")] = None
 
     def run(self, settings: Sequence[str]) -> None:
-        chosen = _read_config(self.config)
-        if settings:
-            chosen = tyro.cli(Config, default=chosen, args=list(settings), prog="ltrec train")
+        chosen = chosen_config(self.config, settings, "ltrec train")
         if self.print_config:
             sys.stdout.write(configuration.to_toml(chosen))
             return
@@ -113,6 +111,17 @@ class Recommend:
 
         _, bundle = experiment.open_run(self.run_directory)
         Console().print(recommendations_table(self.user, recommend(bundle, self.user, self.k)))
+
+
+def chosen_config(path: Path | None, flags: Sequence[str], command: str) -> Config:
+    """The settings of a file (None: the defaults) with flags over them."""
+    config = _read_config(path)
+    return tyro.cli(Config, default=config, args=list(flags), prog=command) if flags else config
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _free(path: Path) -> Path:

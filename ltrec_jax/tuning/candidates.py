@@ -1,0 +1,116 @@
+"""What can be tuned: every baseline and our own models, each as a space, defaults, a way to fit and a TOML text."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ltrec_jax import config as configuration
+from ltrec_jax.baselines import registry
+from ltrec_jax.baselines.item_texts import ItemTexts
+from ltrec_jax.baselines.scoring import Factors
+from ltrec_jax.baselines.training import Training, training
+from ltrec_jax.config import Config
+from ltrec_jax.data.dataset import Split
+from ltrec_jax.errors import UserError, unknown_name
+from ltrec_jax.solve import anchored_model
+from ltrec_jax.train.fit import fit as fit_by_gradient
+from ltrec_jax.tuning.spaces import BASELINE_SPACES, OWN_SPACES, Space
+from ltrec_jax.types import Recommender
+
+Values = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A model to tune. `fit(values)` learns from the training part alone; `toml(values)` is what the best are kept as.
+
+    `defaults` are the values that are tried first; `rates`: it predicts ratings; `file`: where its settings go.
+    """
+
+    name: str
+    space: Space
+    defaults: Values
+    rates: bool
+    file: str
+    fit: Callable[[Values], Recommender]
+    toml: Callable[[Values], str]
+
+
+def names() -> list[str]:
+    """Every model that can be tuned."""
+    return [*registry.BASELINES, *OWN_SPACES]
+
+
+def candidates(
+    wanted: Iterable[str], split: Split, config: Config, positive_rating: float, texts: ItemTexts
+) -> list[Candidate]:
+    """The models of these names on a split whose test part is out of their sight. Unknown names are a `UserError`."""
+    hidden = dataclasses.replace(split, test_rows=np.zeros(0, np.int64))
+    train = training(hidden, positive_rating, texts, config.seed)
+    found = []
+    for name in dict.fromkeys(wanted):
+        if name in registry.BASELINES:
+            found.append(_baseline(name, train))
+        elif name in OWN_SPACES:
+            found.append(_own(name, hidden, train, config))
+        else:
+            raise unknown_name("model to tune", name, names())
+    if not found:
+        raise UserError(f"Name at least one model to tune: {', '.join(names())}.")
+    return found
+
+
+def with_values(config: Config, values: Values) -> Config:
+    """The configuration with values set by dotted names ("model.user_l2")."""
+    nested = configuration.to_dict(config)
+    for name, value in values.items():
+        section, _, field = name.rpartition(".")
+        (nested[section] if section else nested)[field] = value
+    return configuration.from_dict(nested)
+
+
+def _baseline(name: str, train: Training) -> Candidate:
+    baseline, space = registry.find(name), BASELINE_SPACES[name]
+    default = baseline.settings()
+    return Candidate(
+        name=name,
+        space=space,
+        defaults={field: getattr(default, field) for field in space},
+        rates=baseline.rates,
+        file="baselines.toml",
+        fit=lambda values: registry.fit(name, train, dataclasses.replace(default, **values)),
+        toml=lambda values: registry.settings_to_toml({name: dataclasses.replace(default, **values)}),
+    )
+
+
+def _own(name: str, split: Split, train: Training, config: Config) -> Candidate:
+    space = OWN_SPACES[name]
+    fit, rates = {
+        "gradient": (functools.partial(_gradient, split), True),
+        "whole-data": (functools.partial(_whole_data, train), False),
+    }[name]
+    nested = configuration.to_dict(config)
+    return Candidate(
+        name=name,
+        space=space,
+        defaults={field: nested[field.partition(".")[0]][field.partition(".")[2]] for field in space},
+        rates=rates,
+        file=f"{name}.toml",
+        fit=lambda values: fit(with_values(config, values)),
+        toml=lambda values: configuration.to_toml(with_values(config, values)),
+    )
+
+
+def _gradient(split: Split, config: Config) -> Recommender:
+    """Early stopping looks at validation, as it does in `ltrec train`; nothing is refitted."""
+    return fit_by_gradient(split, dataclasses.replace(config, refit=False))
+
+
+def _whole_data(train: Training, config: Config) -> Recommender:
+    likes = train.likes.tocoo()
+    anchors = anchored_model.text_anchors(train.need_texts("whole-data").vectors, config.whole_data)
+    model = anchored_model.fit(likes.row, likes.col, anchors, num_users=train.num_users, settings=config.whole_data)
+    return Factors(model.user_vectors, model.item_vectors)

@@ -1,0 +1,91 @@
+"""Tuning from end to end: a split and names of models in, a directory with the best settings as TOML out."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from ltrec_jax import storage
+from ltrec_jax.baselines.item_texts import ItemTexts, item_texts
+from ltrec_jax.config import Config
+from ltrec_jax.data.dataset import Split
+from ltrec_jax.evaluation.results import SUM
+from ltrec_jax.tuning.candidates import Candidate, candidates
+from ltrec_jax.tuning.judge import CUTOFF, OVERALL, RANKED, RMSE, judge
+from ltrec_jax.tuning.search import Tuned, search
+
+STUDY = "study.db"
+
+
+def tune(
+    split: Split,
+    config: Config,
+    models: Sequence[str],
+    out: Path,
+    *,
+    trials: int = 20,
+    timeout: float | None = None,
+    objective: str = "",
+    texts: ItemTexts | None = None,
+) -> dict[str, Tuned]:
+    """Search settings of each model on the split's validation part, with one budget for all; go on if `out` has some.
+
+    `objective`: rmse, overall, warm, tail, cold (nDCG@20) or sum (of warm, tail and cold); "" is rmse for models that
+    predict ratings and sum for the others. `out` gets `study.db`, `trials.json`, and the best settings: baselines in
+    `baselines.toml`, each own model in a whole configuration of its own. The test part is never looked at.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    positive = config.evaluation.positive_rating or split.dataset.info.get("positive_rating") or 0.0
+    judged = judge(split, positive)
+    wanted = candidates(models, split, config, positive, texts or item_texts(split.dataset, config))
+    about = {
+        "dataset": split.dataset.fingerprint,
+        "split": split.name,
+        "split settings": json.loads(json.dumps(dict(split.settings))),
+        "encoder": config.encoder.name,
+        "positive rating": positive,
+    }
+    found: dict[str, Tuned] = {}
+    for candidate in wanted:
+        found[candidate.name] = search(
+            candidate,
+            judged,
+            objective=objective or (RMSE if candidate.rates else SUM),
+            trials=trials,
+            timeout=timeout,
+            seed=config.seed,
+            study=out / STUDY,
+            about=about,
+        )
+        _write(out, wanted, found)
+    return found
+
+
+def trials_table(tuned: Tuned, rows: int = 5) -> Table:
+    """The best trials of one model."""
+    sign = 1.0 if tuned.objective == RMSE else -1.0
+    ranked = sorted(tuned.trials, key=lambda t: (t.value is None, sign * (t.value or 0.0), t.number))
+    shown = [part for part in (RMSE, OVERALL, *RANKED, SUM) if part in tuned.best.figures]
+    title = f"{tuned.name}: best of {len(tuned.trials)} trials by {tuned.objective} (validation, nDCG@{CUTOFF})"
+    table = Table("trial", *tuned.best.values, *shown, "seconds", title=title)
+    for trial in ranked[:rows]:
+        settings = [
+            f"{trial.values[name]:.4g}" if isinstance(trial.values[name], float) else str(trial.values[name])
+            for name in tuned.best.values
+        ]
+        figures = [f"{trial.figures[part]:.4f}" if part in trial.figures else "–" for part in shown]
+        table.add_row(str(trial.number), *settings, *figures, f"{trial.seconds:.1f}")
+    return table
+
+
+def _write(out: Path, wanted: Sequence[Candidate], found: Mapping[str, Tuned]) -> None:
+    files: dict[str, list[str]] = {}
+    for candidate in wanted:
+        if candidate.name in found:
+            files.setdefault(candidate.file, []).append(candidate.toml(found[candidate.name].best.values))
+    for name, parts in files.items():
+        storage.write_text(out / name, "\n".join(parts))
+    storage.write_json(out / "trials.json", {name: dataclasses.asdict(tuned) for name, tuned in found.items()})

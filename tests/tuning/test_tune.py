@@ -1,0 +1,172 @@
+"""The search: chosen on validation and nothing else, resumable, never worse than the defaults, kept as TOML."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from ltrec_jax import config as configuration
+from ltrec_jax.baselines import registry
+from ltrec_jax.baselines.item_texts import ItemTexts
+from ltrec_jax.data import splits
+from ltrec_jax.data.dataset import Interactions
+from ltrec_jax.data.popularity import popularity
+from ltrec_jax.errors import UserError
+from ltrec_jax.evaluation import report
+from ltrec_jax.tuning import candidates, search
+from ltrec_jax.tuning.judge import judge, validation_as_test
+from ltrec_jax.tuning.tune import trials_table, tune
+
+MODELS = ("itemknn", "text-knn")
+
+
+def texts():
+    topics = np.eye(3, dtype=np.float32)[np.arange(90) % 3]
+    own = 0.3 * np.random.default_rng(0).random((90, 2)).astype(np.float32)
+    return ItemTexts(lambda: np.hstack([topics, own]), lambda: topics)
+
+
+@pytest.fixture(scope="module")
+def split(small_dataset):
+    return splits.cold_items(small_dataset, share=0.1, validation=0.2, validation_share=0.2, seed=1)
+
+
+@pytest.fixture(scope="module")
+def tuned(split, small_config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tuned")
+    return out, tune(split, small_config, MODELS, out, trials=4, texts=texts())
+
+
+def told(found):
+    """What a search found, without its times."""
+    return {name: [dataclasses.replace(trial, seconds=0.0) for trial in one.trials] for name, one in found.items()}
+
+
+def test_the_test_part_is_never_looked_at(split, small_config, tmp_path, tuned):
+    """Other users, items and ratings in the test rows change nothing at all."""
+    events, rng = split.dataset.interactions, np.random.default_rng(0)
+    poisoned = {name: np.array(column) for name, column in events.columns().items()}
+    count = len(split.test_rows)
+    for name, most in (("user", 120), ("item", 90), ("rating", 6)):
+        poisoned[name][split.test_rows] = rng.integers(0, most, count)
+    dataset = dataclasses.replace(split.dataset, interactions=Interactions(**poisoned))
+    again = tune(dataclasses.replace(split, dataset=dataset), small_config, MODELS, tmp_path, trials=4, texts=texts())
+    assert told(again) == told(tuned[1])
+
+
+def test_resumed_equals_uninterrupted(split, small_config, tmp_path, tuned, monkeypatch):
+    def killed(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    first = tune(split, small_config, MODELS, tmp_path, trials=2, texts=texts())
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.item_knn, "fit", killed)
+        patch.setattr(registry, "fit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(split, small_config, MODELS, tmp_path, trials=4, texts=texts())
+    resumed = tune(split, small_config, MODELS, tmp_path, trials=4, texts=texts())
+    assert told(resumed) == told(tuned[1])
+    assert told(first)["itemknn"] == told(resumed)["itemknn"][:2]
+
+
+def test_the_defaults_come_first_and_are_not_beaten_by_what_is_chosen(tuned):
+    for name, found in tuned[1].items():
+        assert len(found.trials) == 4
+        default = registry.find(name).settings()
+        assert dict(found.trials[0].values) == {field: getattr(default, field) for field in found.trials[0].values}
+        assert found.best.value == max(trial.value for trial in found.trials) >= found.trials[0].value
+
+
+def test_figures_are_those_of_the_report(split, tuned):
+    chosen_on = validation_as_test(split)
+    counts = popularity(chosen_on.train.item, chosen_on.dataset.num_items)
+    model = registry.fit("itemknn", candidates.training(chosen_on, 4.0))
+    groups = report.evaluate(
+        {"m": model}, chosen_on, counts.masks(), counts.counts, primary="m", ks=(20,), positive_rating=4.0
+    ).models["m"]
+    found = tuned[1]["itemknn"].trials[0].figures
+    assert found["overall"] == pytest.approx(groups.overall["ndcg@20"].value)
+    for part, group in {"warm": "warm among warm", "tail": "tail among warm", "cold": "cold among cold"}.items():
+        assert found[part] == pytest.approx(groups.groups[group]["ndcg@20"].value)
+    assert found["sum"] == pytest.approx(found["warm"] + found["tail"] + found["cold"])
+
+
+def test_the_best_settings_can_be_read_back(tuned):
+    out, found = tuned
+    kept = registry.settings_from_toml((out / "baselines.toml").read_text(), "baselines.toml")
+    assert set(kept) == set(MODELS)
+    assert {f: getattr(kept["itemknn"], f) for f in ("neighbours", "shrink")} == dict(found["itemknn"].best.values)
+    assert json.loads((out / "trials.json").read_text())["itemknn"]["best"]["value"] == found["itemknn"].best.value
+    assert trials_table(found["itemknn"]).row_count == 4
+
+
+def test_another_search_in_the_same_directory_is_refused(split, small_config, tuned):
+    with pytest.raises(UserError, match="another objective"):
+        tune(split, small_config, MODELS, tuned[0], objective="warm", texts=texts())
+    with pytest.raises(UserError, match="another seed"):
+        tune(split, dataclasses.replace(small_config, seed=5), MODELS, tuned[0], texts=texts())
+
+
+@pytest.mark.parametrize(
+    ("models", "settings", "message"),
+    [
+        (("easy",), {}, "Did you mean 'ease'"),
+        ((), {}, "at least one model"),
+        (("itemknn",), {"objective": "rmse"}, "predicts no ratings"),
+        (("itemknn",), {"objective": "ndcg"}, "Unknown objective"),
+    ],
+)
+def test_mistakes_are_told(split, small_config, tmp_path, models, settings, message):
+    with pytest.raises(UserError, match=message):
+        tune(split, small_config, models, tmp_path, trials=1, texts=texts(), **settings)
+
+
+def test_without_validation_there_is_nothing_to_choose_on(split, small_config, tmp_path):
+    with pytest.raises(UserError, match="never chosen on test"):
+        tune(split.with_validation_in_train(), small_config, MODELS, tmp_path, texts=texts())
+
+
+def test_a_setting_that_fails_is_one_bad_trial(split, small_config, tmp_path):
+    def fit(values):
+        if values["user_damping"] > 5:
+            raise UserError("too much")
+        return known.fit(values)
+
+    (known,) = candidates.candidates(["biases"], split, small_config, 4.0, texts())
+    found = search.search(
+        dataclasses.replace(known, fit=fit),
+        judge(split, 4.0),
+        objective="rmse",
+        trials=5,
+        timeout=None,
+        seed=0,
+        study=tmp_path / "study.db",
+        about={},
+    )
+    failed = [trial for trial in found.trials if trial.value is None]
+    assert failed
+    assert {trial.error for trial in failed} == {"too much"}
+    assert found.best.value == min(trial.value for trial in found.trials if trial.value is not None)
+
+
+def test_time_is_a_budget_too(split, small_config, tmp_path):
+    found = tune(split, small_config, ("itemknn",), tmp_path, trials=50, timeout=0.0, texts=texts())
+    assert len(found["itemknn"].trials) == 1
+
+
+def test_our_own_models_are_searched_the_same_way(split, small_config, tmp_path):
+    found = tune(split, small_config, ("whole-data", "random"), tmp_path, trials=2, texts=texts())
+    kept = configuration.from_toml((tmp_path / "whole-data.toml").read_text())
+    assert kept == candidates.with_values(small_config, found["whole-data"].best.values)
+    assert found["whole-data"].best.value > found["random"].best.value
+    assert len(found["random"].trials) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cache")
+def test_training_by_gradient_is_searched_by_its_validation_error(split, small_config, tmp_path):
+    found = tune(split, small_config, ("gradient", "biases"), tmp_path, trials=2)
+    assert {tuned.objective for tuned in found.values()} == {"rmse"}
+    assert 0 < found["gradient"].best.value < 2
+    assert configuration.from_toml((tmp_path / "gradient.toml").read_text()).train.epochs == small_config.train.epochs
