@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -46,6 +47,23 @@ def test_evaluate_writes_the_report_and_beats_biases(run, capsys):
     assert not re.search(r'(src|href)="(https?:)?//', page)
 
 
+def test_tuned_baselines_stand_in_the_report(run, tmp_path, capsys):
+    """Tuned on validation, fitted with what was found, beside the model; without names a rating model has biases."""
+    out, flags = tmp_path / "tuned", ["--config", str(run / "config.toml"), "--models", "itemknn,random"]
+    assert cli.main(["tune", *flags, "--trials", "2", "--out", str(out), "--seed", "3"]) == 0
+    assert "itemknn: best of 2 trials by sum" in capsys.readouterr().out
+    copy = shutil.copytree(run, tmp_path / "run")
+    names = ["--baselines", "random,text-knn,itemknn", "--settings", str(out / "baselines.toml")]
+    assert cli.main(["evaluate", str(copy), *names]) == 0
+    models = json.loads((copy / "report.json").read_text())["models"]
+    assert list(models) == ["ltrec", "frozen text", "random", "text-knn", "itemknn", "biases only"]
+    assert models["itemknn"]["overall"]["rmse"]["value"] is None
+    assert models["itemknn"]["overall"]["ndcg@20"]["value"] > models["random"]["overall"]["ndcg@20"]["value"]
+    assert models["itemknn"]["seconds"]["fitting"] > 0
+    assert cli.main(["evaluate", str(copy), "--baselines", "itemknn,eas"]) == 2
+    assert "Did you mean 'ease'" in capsys.readouterr().err
+
+
 def test_the_report_agrees_with_a_hand_computation(run):
     report, _ = experiment.evaluate_run(run)
     config, bundle = experiment.open_run(run)
@@ -57,6 +75,30 @@ def test_the_report_agrees_with_a_hand_computation(run):
     }.items():
         errors = np.asarray(model.score_pairs(test.user, test.item), np.float64) - test.rating
         assert report.models[name].overall["rmse"].value == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
+
+
+def test_runs_of_one_split_are_compared(run, tmp_path, capsys):
+    twin = shutil.copytree(run, tmp_path / "twin")
+    assert cli.main(["compare", str(run), str(twin), "--out", str(tmp_path / "both")]) == 0
+    assert "RMSE on small" in capsys.readouterr().out
+    report = json.loads((tmp_path / "both" / "report.json").read_text())
+    assert report["primary"] == "run"
+    assert set(report["models"]) == {"run", "twin", "biases only"}
+    assert {one["verdict"] for one in report["comparisons"] if one["against"] == "twin"} == {"unclear"}
+    assert "better" in {one["verdict"] for one in report["comparisons"] if one["against"] == "biases only"}
+    assert [point["dial"] for point in report["dials"]["run"]] == [0.0, 0.05, 0.1, 0.2, 0.3]
+    assert {"run", "twin"} <= set(report["settings"])
+    assert (tmp_path / "both" / "report.html").is_file()
+
+
+def test_runs_of_other_splits_are_refused_by_name(run, tmp_path, capsys):
+    other = shutil.copytree(run, tmp_path / "other")
+    text = (other / "config.toml").read_text()
+    (other / "config.toml").write_text(text.replace("seed = 0", "seed = 1", 1))
+    assert cli.main(["compare", str(run), str(other)]) == 2
+    assert "different splits (seed is 1, not 0)" in capsys.readouterr().err
+    assert cli.main(["compare", str(run), str(run)]) == 2
+    assert "at least two different run directories" in capsys.readouterr().err
 
 
 def test_recommend_shows_unseen_titles_with_reasons(run, capsys):

@@ -112,3 +112,21 @@ def test_scores_of_the_wrong_shape_are_an_error():
 def test_k_must_be_positive():
     with pytest.raises(ValueError, match="at least 1"):
         list(topk.ranked(lambda users: np.zeros((len(users), 2)), np.array([0]), num_items=2, k=0))
+
+
+def test_several_candidate_sets_share_their_scores():
+    scores = np.random.default_rng(0).integers(0, 5, (7, 9)).astype(np.float32)
+    calls = []
+
+    def score(users):
+        calls.append(len(users))
+        return scores[users]
+
+    even = np.arange(9) % 2 == 0
+    blocks = list(topk.ranked_among(score, np.arange(7), [None, even], num_items=9, k=4, block_users=4))
+    assert calls == [4, 4]
+    for place, allowed in enumerate((None, even)):
+        alone = list(topk.ranked(score, np.arange(7), num_items=9, k=4, allowed_I=allowed, block_users=4))
+        for block, expected in zip(blocks, alone, strict=True):
+            np.testing.assert_array_equal(block[place][0], expected[0])
+            np.testing.assert_array_equal(block[place][1], expected[1])

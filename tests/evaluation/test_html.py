@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ltrec_jax.evaluation import html as page_module
-from ltrec_jax.evaluation import plots, report, verdict
+from ltrec_jax.evaluation import plots, report, results, verdict
 
 CURVE = [
     {"step": 1, "phase": "head", "epoch": 1.0, "train_rmse": 1.1},
@@ -205,3 +205,39 @@ def test_verdict_with_one_test_user_claims_nothing(new_world):
     first, second = verdict.verdict(found)
     assert "too few users to compare" in first
     assert second == "Too few users have test events for any comparison."
+
+
+def test_the_page_shows_the_dial_examples_and_what_got_worse(world):
+    model, tail = world.random_model(1), world.groups["tail"]
+    close = world.model(np.clip(world.truth, 1, 5) + 0.01)
+    turned = world.model(model.table + 100.0 * tail[None, :])
+    found = evaluate(world, {"noise": model, "close": close}, dials={"noise": {0.0: model, 0.5: turned}}, ks=(3,))
+    page = render(found)
+    assert page.count("<svg") == 3
+    assert "as the dial turns" in page
+    assert 'class="worse">▼' in page
+    assert "not found by noise" in page
+    assert "warm among warm" in page
+    assert "warm among warm + tail among warm + cold among cold" in page
+    winner = render(evaluate(world, {"close": close, "noise": model}))
+    assert "clearly worse than any other model" in winner
+
+
+def test_a_dial_without_a_tail_target_is_not_drawn(new_world):
+    world = new_world([0, 0, 1, 1], [0, 1, 0, 1], [5, 5, 1, 1], [1, 2])
+    model = world.random_model()
+    assert plots.tail_dial(evaluate(world, {"ours": model}, positive_rating=9.0, dials={"ours": {0.0: model}})) == ""
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "direction"),
+    [
+        ("ndcg@10", "nDCG@10", "higher is better"),
+        ("rmse_dr", "RMSE, doubly robust", "lower is better"),
+        ("dcg_snips@5", "DCG@5, SNIPS", "higher is better"),
+        ("popularity_lift", "Popularity lift", ""),
+        ("logloss", "log-loss", "lower is better"),
+    ],
+)
+def test_how_metrics_are_written(metric, label, direction):
+    assert (results.label(metric), results.direction(metric)) == (label, direction)

@@ -10,6 +10,7 @@ import pytest
 from ltrec_jax.baselines import popularity
 from ltrec_jax.errors import UserError
 from ltrec_jax.evaluation import report, slices
+from ltrec_jax.evaluation.results import SUMMED
 from ltrec_jax.evaluation.significance import NOTHING
 
 
@@ -261,3 +262,103 @@ def test_thirds_of_users_by_activity():
         "medium": [0, 5],
         "active": [2, 4],
     }
+
+
+def test_lists_among_cold_items_rank_cold_items_alone(world):
+    model = world.random_model()
+    found = evaluate(world, {"ours": model}, ks=(2,)).models["ours"].groups["cold among cold"]["recall@2"]
+    cold = world.groups["cold"]
+    hits = []
+    for unseen, wanted in lists_and_targets(world, model, cold):
+        listed = [item for item in unseen if cold[item]][:2]
+        hits.append(len(wanted & set(listed)) / len(wanted))
+    assert found.value == pytest.approx(np.mean(hits))
+    assert found.n == len(hits)
+
+
+def test_the_sum_adds_warm_tail_and_cold_and_is_compared(world):
+    found = evaluate(world)
+    for model in found.models.values():
+        parts = [model.groups[name]["ndcg@10"].value for name in SUMMED]
+        assert model.groups["sum"]["ndcg@10"].value == pytest.approx(sum(parts))
+    one = found.comparison("ndcg@10", "sum", "other")
+    assert one.ci95[0] <= one.difference <= one.ci95[1]
+
+
+def test_no_cold_target_no_candidate_sets(new_world):
+    world = new_world([0, 0, 1, 1], [0, 1, 0, 1], [5, 5, 5, 5], [1, 2])
+    found = evaluate(world)
+    assert set(found.models["ours"].groups) == set(world.groups)
+    assert found.among_grid("ndcg@10").columns == ()
+
+
+def test_clicks_have_auc_and_log_loss_and_auc_is_their_headline(new_world):
+    generator = np.random.default_rng(5)
+    pairs = np.array([(u, i) for u in range(14) for i in range(20)])
+    clicked = generator.integers(0, 2, len(pairs)).astype(np.float32)
+    world = new_world(*pairs.T, clicked, np.flatnonzero(generator.random(len(pairs)) < 0.4))
+    knowing = world.model(0.25 + 0.5 * world.truth)
+    found = evaluate(world, {"ours": knowing, "noise": world.random_model()}, positive_rating=1.0)
+    assert found.headlines == ("auc", "ndcg@10")
+    assert found.models["ours"].overall["auc"].value == 1.0
+    assert found.models["ours"].overall["logloss"].value == pytest.approx(-math.log(0.75), rel=1e-6)
+    assert found.comparison("auc", "overall", "noise").verdict == "better"
+    assert evaluate(world, {"ours": knowing}, positive_rating=2.0).models["ours"].overall["auc"] == NOTHING
+
+
+def test_weighted_figures_of_the_report(world):
+    truth = world.truth
+    models = {"ours": world.random_model(), "perfect": world.model(truth)}
+    found = evaluate(world, models, imputed_by="perfect")
+    perfect, ours = (found.models[name].overall for name in ("perfect", "ours"))
+    assert perfect["rmse_ips"].value == perfect["rmse_snips"].value == perfect["rmse_dr"].value == 0.0
+    # Where the imputed ratings meet the observed ones, the estimate is the distance to them over all pairs.
+    users = np.unique(world.split.test.user)
+    gap = models["ours"].table[users] - truth[users]
+    assert ours["rmse_dr"].value == pytest.approx(math.sqrt(np.mean(gap**2)), rel=1e-5)
+    assert ours["rmse_snips"].n == len(users)
+    assert 0 < found.protocol["effective_pairs"] <= len(world.split.test)
+    assert evaluate(world, models).models["ours"].overall["rmse_dr"] == NOTHING
+
+
+def test_diversity_needs_vectors(world):
+    vectors = np.random.default_rng(0).normal(size=(20, 3))
+    found = evaluate(world, item_vectors=vectors).models["ours"].catalogue["diversity"]
+    assert 0 < found.value < 2
+    assert evaluate(world).models["ours"].catalogue["diversity"] == NOTHING
+    with pytest.raises(ValueError, match="item_vectors have shape"):
+        evaluate(world, item_vectors=vectors[:3])
+
+
+def test_the_dial_at_rest_is_the_model(world):
+    model, tail = world.random_model(), world.groups["tail"]
+    turned = world.model(model.table + 100.0 * tail[None, :])
+    found = evaluate(world, {"ours": model}, dials={"ours": {1.0: turned, 0.0: model}})
+    rest, full = found.dials["ours"]
+    groups = found.models["ours"].groups
+    assert (rest.dial, full.dial) == (0.0, 1.0)
+    assert rest.warm == pytest.approx(groups["warm among warm"]["ndcg@10"].value)
+    assert rest.tail == pytest.approx(groups["tail among warm"]["ndcg@10"].value)
+    assert rest.cold == pytest.approx(groups["cold among cold"]["ndcg@10"].value)
+    assert full.tail > rest.tail
+    assert full.cold == rest.cold
+
+
+def test_examples_are_found_by_one_and_missed_by_the_other(world):
+    test, tail = world.split.test, world.groups["tail"]
+    table = np.zeros((14, 20), np.float32)
+    liked = (test.rating >= 4) & tail[test.item]
+    table[test.user[liked], test.item[liked]] = 5.0
+    models = {"ours": world.model(table), "other": world.model(-table)}
+    found = evaluate(world, models, ks=(2,), rating=False).contrasts
+    assert 0 < len(found) <= 3
+    assert {(one.found_by, one.missed_by, one.depth) for one in found} == {("ours", "other", 2)}
+    for one in found:
+        user, item = int(one.user[1:]), int(one.item[1:])
+        assert table[user, item] == 5.0
+        assert one.rank <= 2
+        assert one.train_events == world.counts.counts[item]
+    assert len({one.user for one in found}) == len({one.item for one in found}) == len(found)
+    reverse = evaluate(world, dict(reversed(models.items())), ks=(2,), rating=False).contrasts
+    assert {one.found_by for one in reverse} == {"ours"}
+    assert evaluate(world, {"ours": models["ours"]}).contrasts == ()

@@ -97,3 +97,18 @@ def test_holm_by_hand():
     assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert significance.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
     assert significance.holm([]) == []
+
+
+def test_a_sum_is_resampled_with_its_parts():
+    generator = np.random.default_rng(0)
+    parts = {name: mean_of(generator.random(60)) for name in ("a", "b")}
+    sample = significance.bootstrap(parts.items(), 60, seed=0).with_sum("both", ["a", "b"])
+    assert sample.estimates["both"].value == pytest.approx(sum(sample.estimates[name].value for name in "ab"))
+    np.testing.assert_allclose(sample.replicates["both"], sample.replicates["a"] + sample.replicates["b"])
+    assert "more" not in sample.with_sum("more", ["a", "missing"]).estimates
+
+
+def test_counts_that_are_weights_give_n_in_users():
+    weighted = UserSums(np.array([1.0, 2.0, 0.0]), np.array([0.5, 7.0, 0.0]), by_users=True)
+    found = significance.bootstrap([("w", weighted)], 3, seed=0).estimates["w"]
+    assert (found.value, found.n) == (0.4, 2)
