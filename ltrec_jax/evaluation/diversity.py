@@ -6,6 +6,7 @@ catalogue as a whole (`longtail`), the user's own taste (`profiles`).
 
 import numpy as np
 
+from ltrec_jax.evaluation.ranking import contained
 from ltrec_jax.evaluation.significance import UserSums
 
 _BLOCK_ELEMENTS = 4_000_000
@@ -18,7 +19,12 @@ def serendipity(items_Vxk: np.ndarray, hits_Vxk: np.ndarray, obvious_Vxk: np.nda
     recommender shows the same user: the most popular unseen items. Source: Ge, Delgado-Battenfeld & Jannach (RecSys
     2010), with usefulness = a target of the test, after Murakami et al. (2008). Users without a list are skipped.
     """
-    obvious = (items_Vxk[:, :, None] == obvious_Vxk[:, None, :]).any(2)
+    rows = np.arange(len(items_Vxk), dtype=np.int64)[:, None]
+    stride = max(items_Vxk.max(initial=0), obvious_Vxk.max(initial=0)) + 1
+    listed = obvious_Vxk >= 0
+    keys = np.sort((rows * stride + obvious_Vxk)[listed])
+    # The key of item -1 may be another row's, but -1 is never a hit.
+    obvious = contained(keys, rows * stride + items_Vxk)
     length_V = (items_Vxk >= 0).sum(1)
     found_V = (hits_Vxk & ~obvious).sum(1)
     share_V = np.divide(found_V, length_V, out=np.zeros(len(found_V)), where=length_V > 0)

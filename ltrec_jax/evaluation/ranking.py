@@ -50,7 +50,7 @@ def targets(test: Interactions, seen: History, num_items: int, positive_rating: 
     positive = test.rating >= positive_rating
     pairs = np.unique(test.user[positive].astype(np.int64) * num_items + test.item[positive])
     history_user = np.repeat(np.arange(seen.num_users, dtype=np.int64), seen.counts)
-    repeated = _contains(history_user * num_items + seen.items, pairs)
+    repeated = contained(history_user * num_items + seen.items, pairs)
     pairs = pairs[~repeated]
     users, row_N = np.unique(pairs // num_items, return_inverse=True)
     return Targets(users.astype(np.int32), row_N, (pairs % num_items).astype(np.int32), int(repeated.sum()))
@@ -92,11 +92,11 @@ def rank(
     for place, each in enumerate(candidates):
         items_VxK = np.concatenate([np.zeros((0, k), np.int32), *(block[place] for block in found)])
         listed = np.arange(len(items_VxK), dtype=np.int64)[:, None] * num_items + items_VxK
-        lists[each] = Lists(items_VxK, _contains(keys, listed) & (items_VxK != topk.NO_ITEM))
+        lists[each] = Lists(items_VxK, contained(keys, listed) & (items_VxK != topk.NO_ITEM))
     return lists
 
 
-def _contains(sorted_keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def contained(sorted_keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Which of `wanted` are among keys that are sorted already: np.isin would hash all of them first."""
     if len(sorted_keys) == 0:
         return np.zeros(wanted.shape, bool)
