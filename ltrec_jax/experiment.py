@@ -22,6 +22,7 @@ from ltrec_jax.evaluation.report import Report
 from ltrec_jax.serve.service import Recommendation, recommend
 from ltrec_jax.solve.cold_start import dialled
 from ltrec_jax.train.fit import FROZEN_TEXT, REFIT, fit, load_run_config
+from ltrec_jax.train.plan import Plan, make_plan
 from ltrec_jax.train.tracking import read_rows
 from ltrec_jax.types import Recommender
 
@@ -58,6 +59,12 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int = 0) 
     parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
     parallel.warn_about_unused_accelerator()
     return fit(split_of(load(config.data.dataset), config), config, out, resume=resume, profile=profile)
+
+
+def plan(config: Config) -> Plan:
+    """What `train` would need, without training."""
+    parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
+    return make_plan(split_of(load(config.data.dataset), config), config)
 
 
 def open_run(run: Path) -> tuple[Config, Bundle]:

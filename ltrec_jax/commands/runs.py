@@ -53,6 +53,7 @@ class Train:
     out: Annotated[Path, tyro.conf.arg(help="run directory to make")] = Path("runs/train")
     resume: Annotated[bool, tyro.conf.arg(help="go on from the newest checkpoint in --out")] = False
     print_config: Annotated[bool, tyro.conf.arg(help="write the configuration, commented, and stop")] = False
+    plan: Annotated[bool, tyro.conf.arg(help="tell what the run will need in memory and time, and stop")] = False
     profile: Annotated[int, tyro.conf.arg(help="trace so many steps, after those that compile, into OUT/profile")] = 0
     coordinator: Annotated[str, tyro.conf.arg(help="several processes: HOST:PORT of process 0; auto: SLURM, GKE")] = ""
     num_processes: Annotated[int | None, tyro.conf.arg(help="how many processes")] = None
@@ -65,6 +66,13 @@ class Train:
             return
         from ltrec_jax import experiment, processes
 
+        if self.plan:
+            from rich.console import Console
+
+            from ltrec_jax.commands.plan_table import plan_table
+
+            Console().print(plan_table(experiment.plan(chosen)))
+            return
         processes.connect(self.coordinator, self.num_processes, self.process_id)
         experiment.train(chosen, self.out, resume=self.resume, profile=self.profile)
         if processes.is_first():

@@ -75,6 +75,13 @@ def open_hidden_states(
     return HiddenStates(values, texts.offsets[:-1][inverse], layers)
 
 
+def empty_hidden_states(encoder: Encoder, tokens: TokenStore, layers: int, precision: Precision) -> HiddenStates:
+    """States of the right shape that are all zero and take no memory, to plan with."""
+    zero = np.zeros((), ml_dtypes.bfloat16 if precision == "bfloat16" else np.float32)
+    values = np.broadcast_to(zero, (len(tokens.values), encoder.config.hidden_size))
+    return HiddenStates(values, np.asarray(tokens.offsets[:-1]), layers)
+
+
 def stored_bytes(encoder: Encoder, tokens: TokenStore, precision: Precision) -> int:
     """What the states of all texts take on disk."""
     texts = tokens.take(distinct_texts(tokens)[0])

@@ -17,7 +17,7 @@ from ltrec_jax.text import templates
 from ltrec_jax.text.store import TokenStore, build_store
 from ltrec_jax.text.tokenizer import load_tokenizer
 from ltrec_jax.train.batches import BatchSource
-from ltrec_jax.train.layer_cache import HiddenStates, open_hidden_states
+from ltrec_jax.train.layer_cache import HiddenStates, empty_hidden_states, open_hidden_states
 from ltrec_jax.train.state import frozen_layers
 
 # The cost of attention grows with the row: rows are no longer than the longest text, in few different shapes.
@@ -26,7 +26,10 @@ _SHORTEST_ROW, _ROW_STEP = 32, 16
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Inputs of both phases. `features_IxE`: pooled vectors of every item text by the encoder as it was loaded."""
+    """Inputs of both phases. `features_IxE`: pooled vectors of every item text by the encoder as it was loaded.
+
+    `dry`: nothing is encoded; those vectors and hidden states are zeros that take no memory.
+    """
 
     split: Split
     config: Config
@@ -37,6 +40,7 @@ class Problem:
     popularity: Popularity
     gate_I: np.ndarray
     spread: parallel.Parallel
+    dry: bool = False
 
     @property
     def dataset(self) -> Dataset:
@@ -54,8 +58,11 @@ class Problem:
         layers = frozen_layers(train.trainable, encoder.config.num_layers)
         if not (layers and train.cache_layers and not train.encoder_dropout):
             return None
+        precision = self.config.encoder.precision
+        if self.dry:
+            return empty_hidden_states(encoder, self.tokens, layers, precision)
         place = storage.cache_directory() / "hidden"
-        return open_hidden_states(encoder, self.tokens, layers, self.config.encoder.precision, place)
+        return open_hidden_states(encoder, self.tokens, layers, precision, place)
 
     def batches(self, *, with_texts: bool, hidden: HiddenStates | None = None) -> BatchSource:
         """The batch source of a phase: with packed texts to encode, or without where vectors are frozen.
@@ -84,8 +91,13 @@ class Problem:
         )
 
 
-def load_problem(split: Split, config: Config, *, spread: parallel.Parallel | None = None) -> Problem:
-    """Load the encoder, tokenise the item texts and encode each distinct one once. Empty training is refused."""
+def load_problem(
+    split: Split, config: Config, *, spread: parallel.Parallel | None = None, dry: bool = False
+) -> Problem:
+    """Load the encoder, tokenise the item texts and encode each distinct one once (`dry`: none).
+
+    Empty training is refused.
+    """
     if len(split.train_rows) == 0:
         raise UserError(f"The training part of the split {split.name!r} is empty.")
     dataset = split.dataset
@@ -101,6 +113,12 @@ def load_problem(split: Split, config: Config, *, spread: parallel.Parallel | No
             "(data.max_length).",
             file=sys.stderr,
         )
+    if dry:
+        features_IxE = np.broadcast_to(np.float32(0), (len(tokens), encoder.config.hidden_size))
+    else:
+        features_IxE = catalogue.encode_catalogue(
+            encoder, tokens, policy=config.encoder.precision, progress=processes.is_first()
+        )
     counts = popularity(split.train.item, dataset.num_items)
     return Problem(
         split=split,
@@ -108,10 +126,9 @@ def load_problem(split: Split, config: Config, *, spread: parallel.Parallel | No
         encoder=encoder,
         texts=texts,
         tokens=tokens,
-        features_IxE=catalogue.encode_catalogue(
-            encoder, tokens, policy=config.encoder.precision, progress=processes.is_first()
-        ),
+        features_IxE=features_IxE,
         popularity=counts,
         gate_I=popularity_gate(counts.counts, config.model.gate_count),
         spread=spread or parallel.choose_for_run(config.train.parallel, by_rows=config.train.shard_tables),
+        dry=dry,
     )
