@@ -10,7 +10,10 @@ import numpy as np
 
 from ltrec_jax import config as configuration
 from ltrec_jax import page, parallel, storage
-from ltrec_jax.baselines import biases
+from ltrec_jax.baselines import biases, registry
+from ltrec_jax.baselines.item_texts import item_texts
+from ltrec_jax.baselines.registry import Fitted
+from ltrec_jax.baselines.training import training
 from ltrec_jax.bundle import Bundle, load_vectors
 from ltrec_jax.config import Config
 from ltrec_jax.data import columns, sources, splits
@@ -19,6 +22,7 @@ from ltrec_jax.data.popularity import popularity
 from ltrec_jax.errors import UserError
 from ltrec_jax.evaluation import report
 from ltrec_jax.evaluation.report import Report
+from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.serve.service import Recommendation, recommend
 from ltrec_jax.solve.cold_start import dialled
 from ltrec_jax.train.fit import FROZEN_TEXT, REFIT, fit, load_run_config
@@ -76,21 +80,27 @@ def open_run(run: Path) -> tuple[Config, Bundle]:
     return config, Bundle.load(run / "bundle")
 
 
-def evaluate(models: Recommender | Mapping[str, Recommender], split: Split, config: Config | None = None) -> Report:
+def evaluate(
+    models: Recommender | Mapping[str, Recommender],
+    split: Split,
+    config: Config | None = None,
+    *,
+    seconds: Mapping[str, Mapping[str, float]] | None = None,
+) -> Report:
     """Score one model, or several by name, on the split's test part, beside biases fitted on the same training part.
 
     The first model is the report's primary: every other one is compared with it. If it is a bundle, lists are also
-    judged by how far its texts lie apart, and its tail dial is turned.
+    judged by how far its texts lie apart, and its tail dial is turned. `seconds`: model -> stage -> s, for the report.
     """
     config = config or Config()
     named = dict(models) if isinstance(models, Mapping) else {OURS: models}
     primary = next(iter(named))
     first = named[primary]
-    bundle = first if isinstance(first, Bundle) else None
-    training, dataset = split.train, split.dataset
-    counts = popularity(training.item, dataset.num_items)
+    vectors = first.vectors if isinstance(first, Bundle) else first
+    events, dataset = split.train, split.dataset
+    counts = popularity(events.item, dataset.num_items)
     return report.evaluate(
-        {**named, BIASES: biases.fit(training, dataset.num_users, dataset.num_items)},
+        {**named, BIASES: biases.fit(events, dataset.num_users, dataset.num_items)},
         split,
         counts.masks(),
         counts.counts,
@@ -98,9 +108,10 @@ def evaluate(models: Recommender | Mapping[str, Recommender], split: Split, conf
         ks=config.evaluation.cutoffs,
         positive_rating=config.evaluation.positive_rating or dataset.info.get("positive_rating") or 0.0,
         seed=config.seed,
+        seconds=seconds,
         imputed_by=BIASES,
-        item_vectors=bundle.text_vectors if bundle else None,
-        dials={primary: _turned(bundle)} if bundle else None,
+        item_vectors=first.text_vectors if isinstance(first, Bundle) else None,
+        dials={primary: _turned(vectors, counts.counts)} if isinstance(vectors, Vectors) else None,
     )
 
 
@@ -124,11 +135,13 @@ def compare(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] 
     return found
 
 
-def evaluate_run(run: Path) -> tuple[Report, list[Recommendation]]:
+def evaluate_run(
+    run: Path, baselines: Sequence[str] = (), settings: Path | None = None
+) -> tuple[Report, list[Recommendation]]:
     """Evaluate a finished run on its test part, once, and write `report.json` and `report.html` into it.
 
-    Beside the model stand the frozen-text model of the same run and biases only, all trained on the same rows. Also
-    returned: ten recommendations for one user, which the page shows.
+    Beside the model stand the frozen-text model of the same run, biases only and `fit_baselines`, all trained on the
+    same rows. Also returned: ten recommendations for one user, which the page shows.
     """
     run = Path(run)
     config, bundle = open_run(run)
@@ -136,7 +149,8 @@ def evaluate_run(run: Path) -> tuple[Report, list[Recommendation]]:
     models: dict[str, Recommender] = {OURS: bundle}
     if (run / FROZEN_TEXT).is_file():
         models[FROZEN] = load_vectors(run / FROZEN_TEXT)
-    found = evaluate(models, split, config)
+    fitted = fit_baselines(bundle, split, config, baselines, settings)
+    found = evaluate(models | fitted.models, split, config, seconds=fitted.seconds)
     user = example_user(bundle)
     examples = recommend(bundle, user, 10)
     report.write_report(
@@ -148,6 +162,24 @@ def evaluate_run(run: Path) -> tuple[Report, list[Recommendation]]:
         hardware=parallel.describe_hardware(),
     )
     return found, examples
+
+
+def fit_baselines(
+    model: Recommender, split: Split, config: Config, names: Sequence[str] = (), settings: Path | None = None
+) -> Fitted:
+    """What a model is compared with, fitted on the split's training part.
+
+    `names` (else `evaluation.baselines`, else for a model that ranks the usual ones that this catalogue is small enough
+    for, and none for one that predicts ratings); `settings` (else `evaluation.baseline_settings`): a TOML file as
+    `ltrec tune` writes it. Unknown names, and a library or texts that are missing, are a `UserError`.
+    """
+    dataset, path = split.dataset, settings or config.evaluation.baseline_settings
+    positive = config.evaluation.positive_rating or dataset.info.get("positive_rating") or 0.0
+    learnt_from = training(split, positive, item_texts(dataset, config), config.seed)
+    wanted = list(names or config.evaluation.baselines)
+    if not wanted and not getattr(model, "predicts_ratings", True):
+        wanted = registry.affordable(registry.USUAL, learnt_from)
+    return registry.fit_all(wanted, learnt_from, registry.read_settings(Path(path)) if path else None)
 
 
 def _split_of_run(config: Config) -> Split:
@@ -180,12 +212,11 @@ def _what_differs(one: Config, two: Config) -> str:
     return "; ".join(changed) or "the data have changed between them"
 
 
-def _turned(bundle: Bundle) -> dict[float, Recommender]:
-    """The bundle at each place of its tail dial."""
-    vectors = bundle.vectors
+def _turned(vectors: Vectors, counts_I: np.ndarray) -> dict[float, Recommender]:
+    """The model at each place of its tail dial."""
     return {
         power: dataclasses.replace(
-            vectors, item_vectors=dialled(vectors.item_vectors, bundle.counts, tail_power=power, cold_gain=1.0)
+            vectors, item_vectors=dialled(vectors.item_vectors, counts_I, tail_power=power, cold_gain=1.0)
         )
         for power in _TAIL_POWERS
     }

@@ -52,6 +52,9 @@ def render(
         # Our own SVG: text inside it has been escaped by matplotlib.
         "pictures": [Markup(picture) for picture in pictures if picture],
         "worse": sorted((c for c in report.comparisons if c.verdict == WORSE), key=lambda c: (c.against, c.metric)),
+        "without_contrast": sorted(
+            {one.missed_by for one in report.contrasts} - {one.found_by for one in report.contrasts}
+        ),
         "examples": examples,
         "facts": {
             "How it was measured": dict(page.flattened(report.protocol)),

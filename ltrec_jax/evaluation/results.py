@@ -153,19 +153,18 @@ class Report:
 
     @property
     def headlines(self) -> tuple[str, ...]:
-        """The metrics worth the first look, those without data left out: RMSE (AUC for clicks), nDCG at the first k."""
-        wanted = self.protocol["headlines"]
-        return tuple(m for m in wanted if any(model.overall[m].n for model in self.models.values()))
+        """The metrics worth the first look, if the primary has them: RMSE (AUC for clicks), nDCG at the first k."""
+        return tuple(m for m in self.protocol["headlines"] if self.models[self.primary].overall[m].n)
 
     @property
     def strongest_other(self) -> str | None:
-        """The best of the other models by the first headline metric that the primary and it have."""
+        """The best of the other models by the first headline metric that any of them has."""
         others = [name for name in self.models if name != self.primary]
         for metric in self.headlines:
             sign = 1.0 if lower_is_better(metric) else -1.0
             values = {name: self.models[name].overall[metric].value for name in others}
             have = [(sign * value, name) for name, value in values.items() if value is not None]
-            if have and self.models[self.primary].overall[metric].n:
+            if have:
                 return min(have)[1]
         return None
 

@@ -217,6 +217,7 @@ def test_the_page_shows_the_dial_examples_and_what_got_worse(world):
     assert "as the dial turns" in page
     assert 'class="worse">▼' in page
     assert "not found by noise" in page
+    assert "noise finds no such item" in page
     assert "warm among warm" in page
     assert "warm among warm + tail among warm + cold among cold" in page
     winner = render(evaluate(world, {"close": close, "noise": model}))

@@ -147,6 +147,8 @@ def test_a_model_that_predicts_no_ratings_has_no_rating_figures(world):
     without = evaluate(world, models, rating=False)
     assert without.models["ours"].overall["rmse"] == NOTHING
     assert without.headlines == ("ndcg@10",)
+    turned = evaluate(world, dict(reversed(models.items())))
+    assert turned.headlines == ("ndcg@10",)  # the primary has no RMSE to talk about
 
 
 def test_k_larger_than_the_catalogue(world):
