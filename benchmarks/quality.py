@@ -18,7 +18,7 @@ from ltrec_jax.text.store import TokenStore, build_store
 from ltrec_jax.text.tokenizer import load_tokenizer
 
 ENCODER = "all-MiniLM-L6-v2"
-SETTINGS = Path(__file__).parent / "settings"
+TUNED = Path(__file__).parent / "settings"
 """Tuned settings of the baselines, one file per dataset, written by `tune_baselines.py`."""
 
 

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from quality import Outcome, likes_only, texts_of, validation_as_test
+from quality import TUNED, Outcome, item_texts_of, likes_only, texts_of, validation_as_test
 
-from ltrec_jax.baselines import popularity as by_popularity
+from ltrec_jax.baselines import registry
+from ltrec_jax.baselines.item_texts import ItemTexts
+from ltrec_jax.baselines.training import training
 from ltrec_jax.config import WholeDataConfig
 from ltrec_jax.data import sources, splits
 from ltrec_jax.data.dataset import Split
@@ -33,6 +35,7 @@ SETTINGS = {
     "movielens-1m": WholeDataConfig(alternations=3),
 }
 """Chosen by `choose` on validation."""
+BASELINES = ("popularity", "itemknn", "ease", "ease-text", "ials", "bpr", "text-knn", "tfidf-knn")
 Fit = Callable[[Split, np.ndarray], Recommender]
 
 
@@ -67,8 +70,20 @@ def models_of(name: str) -> dict[str, Fit]:
         OURS: anchored(settings),
         f"{OURS}, beta {BETA}": anchored(settings, tail_power=BETA),
         f"{OURS}, shuffled texts": anchored(settings, shuffle=True),
-        "popularity": lambda split, _: by_popularity.fit(split.train, split.dataset.num_items),
+        **{baseline: tuned(baseline, name) for baseline in BASELINES},
     }
+
+
+def tuned(baseline: str, name: str) -> Fit:
+    """A baseline with the settings that `tune_baselines.py` found on this dataset (else its default ones)."""
+    path = TUNED / f"{name}.toml"
+    settings = registry.read_settings(path).get(baseline) if path.is_file() else None
+
+    def fit(split: Split, features_IxE: np.ndarray) -> Recommender:
+        texts = ItemTexts(lambda: features_IxE, lambda: item_texts_of(split.dataset).word_vectors)
+        return registry.fit(baseline, training(split, 4.0, texts), settings)
+
+    return fit
 
 
 def movielens_100k(quick: bool) -> Outcome:

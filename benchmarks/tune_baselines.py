@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import quality_top_n
-from quality import SETTINGS, item_texts_of
+from quality import TUNED, item_texts_of
 from rich.console import Console
 
 from ltrec_jax import storage
@@ -40,7 +40,7 @@ def main() -> None:
         objective="sum",
         texts=item_texts_of(sources.load(options.data)),
     )
-    place = SETTINGS / f"{options.data}.toml"
+    place = TUNED / f"{options.data}.toml"
     known = registry.read_settings(place) if place.is_file() else {}
     known |= registry.read_settings(options.study / options.data / "baselines.toml")
     storage.write_text(place, registry.settings_to_toml(dict(sorted(known.items()))))

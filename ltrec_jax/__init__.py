@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ltrec_jax.train.fit import fit as fit
     from ltrec_jax.train.pretrain_config import PretrainConfig as PretrainConfig
     from ltrec_jax.train.pretraining import pretrain as pretrain
+    from ltrec_jax.tuning.tune import tune as tune
 
 _HOMES = {
     "Bundle": ("ltrec_jax.bundle", "Bundle"),
@@ -63,6 +64,7 @@ _HOMES = {
     "pretrain": ("ltrec_jax.train.pretraining", "pretrain"),
     "recommend": ("ltrec_jax.serve.service", "recommend"),
     "split": ("ltrec_jax.data.splits", "make"),
+    "tune": ("ltrec_jax.tuning.tune", "tune"),
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

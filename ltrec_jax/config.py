@@ -125,6 +125,10 @@ class EvaluationConfig:
 
     cutoffs: Annotated[tuple[int, ...], Doc("k of the ranking metrics")] = (10, 20)
     positive_rating: Annotated[float, Doc("ratings from here on are relevant; 0: the dataset's own")] = 0.0
+    baselines: Annotated[
+        tuple[str, ...], Doc("compared with; empty: the usual ones for a model that ranks, biases alone for ratings")
+    ] = ()
+    baseline_settings: Annotated[str, Doc("TOML file of their settings, as `ltrec tune` writes it")] = ""
 
 
 @dataclasses.dataclass(frozen=True)

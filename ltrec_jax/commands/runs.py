@@ -1,4 +1,4 @@
-"""Commands that make and use a run: quickstart, train, evaluate, recommend.
+"""Commands that make and judge a run: quickstart, train, evaluate.
 
 What a command needs is imported when it runs, so that `--help` does not wait for JAX.
 """
@@ -83,10 +83,14 @@ class Train:
 class Evaluate:
     """Score a finished run on its test part and write report.json and report.html into it.
 
-    Example:  ltrec evaluate runs/mine
+    Example:  ltrec evaluate runs/mine --baselines popularity,ease,text-knn
     """
 
     run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="run directory")]
+    baselines: Annotated[
+        str, tyro.conf.arg(help="names to compare with, commas between them; a wrong one lists all")
+    ] = ""
+    settings: Annotated[Path | None, tyro.conf.arg(help="their settings: a baselines.toml of `ltrec tune`")] = None
 
     def run(self, settings: Sequence[str]) -> None:
         from rich.console import Console
@@ -94,31 +98,9 @@ class Evaluate:
         from ltrec_jax import experiment
         from ltrec_jax.evaluation.report import print_report
 
-        report, _ = experiment.evaluate_run(self.run_directory)
+        report, _ = experiment.evaluate_run(self.run_directory, names_in(self.baselines), self.settings)
         print_report(report, Console())
         print(f"The report is {self.run_directory / 'report.html'}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Recommend:
-    """Recommend items a user has not seen, with the liked items they resemble.
-
-    Example:  ltrec recommend runs/quickstart --user 42 -k 5
-    """
-
-    run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="run directory")]
-    user: Annotated[str, tyro.conf.arg(help="external user id")]
-    k: Annotated[int, tyro.conf.arg(aliases=["-k"], help="how many")] = 10
-
-    def run(self, settings: Sequence[str]) -> None:
-        from rich.console import Console
-
-        from ltrec_jax import experiment
-        from ltrec_jax.quickstart import recommendations_table
-        from ltrec_jax.serve.service import recommend
-
-        _, bundle = experiment.open_run(self.run_directory)
-        Console().print(recommendations_table(self.user, recommend(bundle, self.user, self.k)))
 
 
 def chosen_config(path: Path | None, flags: Sequence[str], command: str) -> Config:
