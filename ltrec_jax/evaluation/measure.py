@@ -49,7 +49,7 @@ def sums(
     A metric that a model or the data does not have is left out. tail_I bool [I] is what APLT counts, imputed_P are the
     ratings that the doubly robust estimate imputes to the test events, vectors_IxE what diversity is measured in.
     """
-    of_lists = {name: list_sums(asked, given, tail_I, vectors_IxE) for name, given in answers.items()}
+    of_lists = {name: _list_sums(asked, given, tail_I, vectors_IxE) for name, given in answers.items()}
     for part in tqdm.tqdm(parts, "figures", unit="group", delay=1.0, leave=False):
         wanted = names(part.kind, asked.cutoffs)
         for name, given in answers.items():
@@ -72,7 +72,7 @@ def whole(asked: Exam, given: Answers) -> dict[str, float | None]:
     return {"coverage": longtail.coverage(items, asked.num_items), "gini": longtail.gini(items, asked.num_items)}
 
 
-def list_sums(
+def _list_sums(
     asked: Exam, given: Answers, tail_I: np.ndarray | None, vectors_IxE: np.ndarray | None
 ) -> dict[str, UserSums]:
     """The figures about the lists at the first cutoff, per test user; users without a target have no list."""

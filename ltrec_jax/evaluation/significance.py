@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 import numpy as np
 
 RESAMPLES = 2000
-_MOST_UNITS = 20_000
+_MOST_UNITS = 8_192
 _CHUNK_ELEMENTS = 4_000_000
 
 
@@ -96,7 +96,7 @@ def bootstrap(
 ) -> Bootstrap:
     """Estimate every metric, with percentile intervals over resamples of the U users with replacement.
 
-    The metrics are consumed one by one. Beyond 20,000 users, users are put at random into that many bins and bins are
+    The metrics are consumed one by one. Beyond 8,192 users, users are put at random into that many bins and bins are
     resampled: the same variance, in bounded memory. A resample in which a metric has no data does not count for it.
     Same seed, same result. Source: Efron (1979); for paired evaluation of rankings Sakai (2006).
     """
