@@ -17,6 +17,9 @@ from ltrec_jax.errors import UserError, unknown_name
 Precision = Literal["float32", "bfloat16"]
 ParallelMode = Literal["auto", "jit", "pmap", "shard_map"]
 ColdItems = Literal["anchor", "neighbours", "ridge", "kernel_ridge"]
+Steps = Literal["gradient", "solve", "solve_tune_solve"]
+TuneOn = Literal["items", "pairs"]
+Goal = Literal["explicit", "whole_data"]
 Decay = Literal["cosine", "linear", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
 TableRule = Literal["lazy_adam", "rowwise_adagrad", "dense_adam"]
@@ -120,6 +123,20 @@ class WholeDataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """What training is made of: exact solves around the fine-tuning of the encoder, or gradient alone."""
+
+    steps: Annotated[Steps, Doc("gradient (see [train]), solve (encoder frozen) or solve_tune_solve")] = "gradient"
+    goal: Annotated[Goal, Doc("of the solves: explicit (ratings) or whole_data (top-N lists)")] = "whole_data"
+    tune_on: Annotated[TuneOn, Doc("solved item vectors (each text once an epoch), or pairs end to end")] = "items"
+    trainable: Annotated[str, Doc("part of the encoder that learns between the solves, as train.trainable")] = "top:2"
+    epochs: Annotated[int, Doc("of that fine-tuning")] = 8
+    batch_items: Annotated[int, Doc("texts per batch of it")] = 32
+    learning_rate: Annotated[float, Doc("peak for the encoder")] = 5e-5
+    head_learning_rate: Annotated[float, Doc("peak for the map beside the anchors' own")] = 5e-5
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """What the report measures."""
 
@@ -141,6 +158,7 @@ class Config:
     encoder: EncoderSection = EncoderSection()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     whole_data: WholeDataConfig = WholeDataConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -252,7 +270,8 @@ def _coerce(value: Any, kind: Any, name: str) -> Any:
 
 
 def _check(config: Config) -> None:
-    data, model, train, whole_data = config.data, config.model, config.train, config.whole_data
+    data, model, train = config.data, config.model, config.train
+    schedule, whole_data = config.schedule, config.whole_data
     if config.seed < 0:
         raise UserError(f"Setting seed must be at least 0, not {config.seed}.")
     positive = {
@@ -266,6 +285,7 @@ def _check(config: Config) -> None:
         "train.log_every": train.log_every,
         "train.checkpoints": train.checkpoints,
         "train.accumulate": train.accumulate,
+        "schedule.batch_items": schedule.batch_items,
         "whole_data.alternations": whole_data.alternations,
         "whole_data.neighbours": whole_data.neighbours,
     }
@@ -303,6 +323,9 @@ def _check(config: Config) -> None:
         "whole_data.anchor_scale": whole_data.anchor_scale,
         "whole_data.unobserved_weight": whole_data.unobserved_weight,
         "whole_data.l2": whole_data.l2,
+        "schedule.epochs": schedule.epochs,
+        "schedule.learning_rate": schedule.learning_rate,
+        "schedule.head_learning_rate": schedule.head_learning_rate,
         "whole_data.cold_l2": whole_data.cold_l2,
         "whole_data.propensity_power": whole_data.propensity_power,
         "train.save_minutes": train.save_minutes,
@@ -315,12 +338,10 @@ def _check(config: Config) -> None:
             f"Setting train.row_length ({train.row_length}) must hold a whole text: at least data.max_length "
             f"({data.max_length})."
         )
-    if train.trainable not in ("all", "bias", "none") and not (
-        train.trainable.startswith("top:") and train.trainable[4:].isdecimal() and int(train.trainable[4:]) > 0
-    ):
-        raise UserError(
-            f"Setting train.trainable must be all, bias, none or top:N with N > 0, not {train.trainable!r}."
-        )
+    for name, part in (("train.trainable", train.trainable), ("schedule.trainable", schedule.trainable)):
+        top = part.removeprefix("top:")
+        if part not in ("all", "bias", "none") and not (part != top and top.isdecimal() and int(top) > 0):
+            raise UserError(f"Setting {name} must be all, bias, none or top:N with N > 0, not {part!r}.")
     if not config.evaluation.cutoffs or min(config.evaluation.cutoffs) < 1:
         raise UserError(
             f"Setting evaluation.cutoffs must be a list of numbers above 0, not {config.evaluation.cutoffs}."

@@ -26,7 +26,7 @@ from ltrec_jax.train import sparse_table
 from ltrec_jax.train.batches import Batch, BatchSource
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.cost import encoder_flops, matmul_peak
-from ltrec_jax.train.layer_cache import pooled_texts, run_above
+from ltrec_jax.train.layer_cache import HiddenStates, pooled_texts, run_above
 from ltrec_jax.train.loop import Evaluate, Outcome, Phase, Step, run_phase
 from ltrec_jax.train.meter import Work
 from ltrec_jax.train.optimizer import layer_rate, make_optimizer, make_schedule, rate_at
@@ -43,7 +43,7 @@ from ltrec_jax.train.state import (
     trainable_rule,
     without,
 )
-from ltrec_jax.train.step import make_train_step
+from ltrec_jax.train.step import Loss, make_train_step
 from ltrec_jax.types import Array, MetricWriter, PyTree
 
 HEAD, ENCODER = "head", "encoder"
@@ -77,7 +77,8 @@ def prepare_head(problem: Problem, epochs: int, *, patience: int) -> Prepared:
         return jnp.take(params["features"], batch.item, axis=0, mode="fill", fill_value=0.0)
 
     train = dataclasses.replace(problem.config.train, trainable="none")
-    state, step = _state_and_step(problem, train, params, _fresh_tables(problem), pooled, source, epochs)
+    loss = _pair_loss(problem, pooled)
+    state, step = state_and_step(problem, train, params, _fresh_tables(problem), loss, source, epochs)
     return Prepared(
         _phase(HEAD, train, epochs, patience, source, train.head_learning_rate),
         state,
@@ -108,29 +109,32 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
             head_learning_rate=train.joint_rate * train.head_learning_rate,
             table_learning_rate=train.joint_rate * train.table_learning_rate,
         )
-    state, step = _state_and_step(
-        problem,
-        train,
-        {"head": head, "encoder": encoder_params},
-        tables,
-        _encode_slots(problem, 0 if hidden is None else hidden.layers),
-        source,
-        epochs,
-    )
+    loss = _pair_loss(problem, encode_slots(problem, hidden))
+    params = {"head": head, "encoder": encoder_params}
+    state, step = state_and_step(problem, train, params, tables, loss, source, epochs)
 
     def pooled(state: TrainState, items: np.ndarray) -> Array:
-        params = full_params(problem.spread.local(state))["encoder"]
-        if hidden is not None:
-            return pooled_texts(encoder, params, hidden, problem.tokens, items, problem.config.encoder.precision)
-        current = dataclasses.replace(encoder, params=params)
-        return catalogue.encode_catalogue(
-            current, problem.tokens.take(items), policy=problem.config.encoder.precision, progress=False
-        )
+        return encoded_items(problem, hidden, full_params(problem.spread.local(state))["encoder"], items)
 
     flops = encoder_flops(encoder.config, source.lengths_per_epoch, train.trainable, cached=hidden is not None)
     work = Work(flops, lambda: matmul_peak(problem.config.encoder.precision, problem.spread.count))
     phase = _phase(ENCODER, train, epochs, patience, source, train.learning_rate)
     return Prepared(dataclasses.replace(phase, work=work), state, step, source, pooled)
+
+
+def encoded_items(problem: Problem, hidden: HiddenStates | None, params: PyTree, items: np.ndarray) -> np.ndarray:
+    """Pooled vectors of these items' texts under the encoder's `params`, float32 [n, E]."""
+    policy = problem.config.encoder.precision
+    if hidden is not None:
+        return pooled_texts(problem.encoder, params, hidden, problem.tokens, items, policy)
+    current = dataclasses.replace(problem.encoder, params=params)
+    return catalogue.encode_catalogue(current, problem.tokens.take(items), policy=policy, progress=False)
+
+
+def _pair_loss(problem: Problem, pooled: PooledTexts) -> Loss:
+    model = problem.config.model
+    head = Head(model.embedding_dim)
+    return make_pair_loss(pooled_texts=pooled, head=head, objective=squared_error, model=model)
 
 
 def _phase(name: str, train: TrainConfig, epochs: int, patience: int, source: BatchSource, peak: float) -> Phase:
@@ -211,16 +215,17 @@ def _validation_rmse(problem: Problem, prepared: Prepared) -> Evaluate:
     return rmse
 
 
-def _state_and_step(
+def state_and_step(
     problem: Problem,
     train: TrainConfig,
     params: PyTree,
     tables: dict[str, sparse_table.SparseTable],
-    pooled: PooledTexts,
+    loss: Loss,
     source: BatchSource,
     epochs: int,
 ) -> tuple[TrainState, Step]:
-    model, spread = problem.config.model, problem.spread
+    """The first state of a phase that minimises `loss` over the batches of `source`, and its compiled step."""
+    spread = problem.spread
     total = _total_steps(epochs, source)
     num_layers = problem.encoder.config.num_layers
     optimizer = make_optimizer(train, total, num_layers)
@@ -234,7 +239,7 @@ def _state_and_step(
         average=learning if train.average else None,
     )
     body = make_train_step(
-        loss=make_pair_loss(pooled_texts=pooled, head=Head(model.embedding_dim), objective=squared_error, model=model),
+        loss=loss,
         row_ids=row_ids,
         optimizer=optimizer,
         table_update=sparse_table.RULES[train.table_optimizer],
@@ -253,7 +258,9 @@ def _state_and_step(
     return spread.place(own_copy(state), layout(state)), spread.compile(body, layout=layout(state))
 
 
-def _encode_slots(problem: Problem, cached_layers: int) -> PooledTexts:
+def encode_slots(problem: Problem, hidden: HiddenStates | None) -> PooledTexts:
+    """How the texts of a batch become vectors: through all layers, or those above the stored `hidden` states."""
+    cached_layers = 0 if hidden is None else hidden.layers
     train, encoder = problem.config.train, problem.encoder
     bert = Bert(encoder.config, problem.config.encoder.precision)
 
@@ -265,7 +272,7 @@ def _encode_slots(problem: Problem, cached_layers: int) -> PooledTexts:
             states = run_above(bert, params["encoder"], batch.hidden, batch.token_slot, slots, cached_layers)
             return catalogue.finish(encoder, pooling.pool(states, batch.token_slot, slots, encoder.pooling))
         segments = jnp.where(batch.token_slot < slots, batch.token_slot + 1, 0)
-        hidden = bert.apply(
+        states = bert.apply(
             {"params": params["encoder"]},
             batch.token_ids,
             segments,
@@ -274,7 +281,7 @@ def _encode_slots(problem: Problem, cached_layers: int) -> PooledTexts:
             deterministic=not train.encoder_dropout,
             rngs={"dropout": key} if train.encoder_dropout else None,
         )
-        return catalogue.finish(encoder, pooling.pool(hidden, batch.token_slot, slots, encoder.pooling))
+        return catalogue.finish(encoder, pooling.pool(states, batch.token_slot, slots, encoder.pooling))
 
     return pooled
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ltrec_jax import parallel, processes, storage
 from ltrec_jax.config import Config
-from ltrec_jax.data.dataset import Dataset, Split
+from ltrec_jax.data.dataset import Dataset, Interactions, Split
 from ltrec_jax.data.popularity import Popularity, popularity
 from ltrec_jax.encoder import catalogue
 from ltrec_jax.encoder.weights import Encoder, load_encoder
@@ -64,22 +64,33 @@ class Problem:
         place = storage.cache_directory() / "hidden"
         return open_hidden_states(encoder, self.tokens, layers, precision, place)
 
-    def batches(self, *, with_texts: bool, hidden: HiddenStates | None = None) -> BatchSource:
+    def batches(
+        self,
+        *,
+        with_texts: bool,
+        hidden: HiddenStates | None = None,
+        events: Interactions | None = None,
+        size: int | None = None,
+    ) -> BatchSource:
         """The batch source of a phase: with packed texts to encode, or without where vectors are frozen.
 
-        With the `hidden` states that leave the frozen layers, a batch has those of its texts too.
+        With the `hidden` states that leave the frozen layers, a batch has those of its texts too. `events` stand in the
+        place of the training part, in batches of `size` pairs and items.
         """
         train = self.config.train
+        interactions, rows = self.dataset.interactions, self.split.train_rows
+        if events is not None:
+            interactions, rows = events, np.arange(len(events))
         longest = int(self.tokens.lengths.max(initial=0))
         return BatchSource(
-            self.dataset.interactions,
-            self.split.train_rows,
+            interactions,
+            rows,
             num_users=self.dataset.num_users,
             num_items=self.dataset.num_items,
             gate_I=self.gate_I,
             tokens=self.tokens if with_texts else None,
-            batch_pairs=train.batch_pairs,
-            batch_items=train.batch_items,
+            batch_pairs=size or train.batch_pairs,
+            batch_items=size or train.batch_items,
             pairs_per_item=train.pairs_per_item if with_texts else train.head_pairs_per_item,
             row_length=min(train.row_length, max(_SHORTEST_ROW, -(-longest // _ROW_STEP) * _ROW_STEP)),
             pad_id=self.encoder.config.pad_token_id,

@@ -1,0 +1,150 @@
+"""Fine-tuning on solved item vectors: the encoder learns where the solve has put the items, one encoding per item.
+
+    minimise  sum_i sqrt(n_i) |x_i(theta) - q_i|^2        x_i = projection^T unit(pool(BERT(text_i)) - center)
+
+over warm items i with n_i training events. It is the item block of the whole-data objective with all else fixed, but
+costs an epoch of the catalogue's texts instead of one of the interactions'. Out of scope: the solves (`schedule`).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ltrec_jax.config import Config
+from ltrec_jax.data.dataset import Interactions
+from ltrec_jax.solve.anchored_model import Anchors, text_anchors
+from ltrec_jax.train import phases, sparse_table
+from ltrec_jax.train.batches import Batch, BatchSource
+from ltrec_jax.train.checkpoint import Checkpoints
+from ltrec_jax.train.layer_cache import HiddenStates
+from ltrec_jax.train.loop import Phase, run_phase
+from ltrec_jax.train.meter import Figures
+from ltrec_jax.train.optimizer import rate_at
+from ltrec_jax.train.pair_loss import PooledTexts
+from ltrec_jax.train.problem import Problem
+from ltrec_jax.train.state import WORDS, full_params, without
+from ltrec_jax.train.step import Loss
+from ltrec_jax.types import MetricWriter, PyTree
+
+ITEMS = "items"
+_STREAM = 4
+
+
+def _distance(sums: Mapping[str, float]) -> dict[str, float]:
+    return {"squared_distance": sums["squared_distance"] / max(sums["weight"], 1e-12)}
+
+
+DISTANCE = Figures(of=_distance, counted="items", remedy="Lower schedule.learning_rate, or set train.clip_norm.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """The encoder's parameters after the phase, its text vectors float32 [I, E], and the anchors they give."""
+
+    params: PyTree
+    features_IxE: np.ndarray
+    anchors: Anchors
+
+
+def tune(
+    problem: Problem,
+    anchors: Anchors,
+    item_vectors_IxD: np.ndarray,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+    *,
+    label: str = "",
+) -> Tuned:
+    """Learn `schedule.epochs` epochs, from the loaded encoder and the given projection, towards warm item vectors.
+
+    A linear map next to the projection learns with the encoder, from 0 on; the centre stays. Resumes from
+    `checkpoints`.
+    """
+    problem = dataclasses.replace(problem, config=_train_settings(problem.config))
+    train, epochs = problem.config.train, problem.config.schedule.epochs
+    hidden = problem.hidden_states()
+    source = _warm_items(problem, hidden)
+    params: PyTree = {
+        "head": {
+            "projection": jnp.zeros_like(anchors.projection_ExD),
+            "start": jnp.asarray(anchors.projection_ExD),
+            "center": jnp.asarray(anchors.center_E),
+            "targets": jnp.asarray(item_vectors_IxD, jnp.float32),
+        },
+        "encoder": jax.tree.map(jnp.asarray, problem.encoder.params),
+    }
+    tables = {}
+    if train.trainable == "all":
+        words = params["encoder"]["embeddings"]["word_embeddings"]["embedding"]
+        tables = {"words": sparse_table.make_table(words, train.table_optimizer)}
+        params = without(params, WORDS)
+    loss = item_loss(phases.encode_slots(problem, hidden))
+    state, step = phases.state_and_step(problem, train, params, tables, loss, source, epochs)
+    rate = rate_at(train.learning_rate, train, max(epochs * source.steps_per_epoch, 1))
+    key = jax.random.fold_in(jax.random.key(problem.config.seed), _STREAM)
+    outcome = run_phase(
+        Phase(label + ITEMS, epochs, 0, train.log_every, DISTANCE, train.save_minutes, rate),
+        state,
+        step=step,
+        source=source,
+        parallel=problem.spread,
+        key=problem.spread.replicate(key),
+        evaluate=None,
+        checkpoints=checkpoints,
+        writer=writer,
+    )
+    found = jax.tree.map(np.asarray, full_params(problem.spread.local(outcome.state)))
+    features = phases.encoded_items(problem, hidden, found["encoder"], np.arange(problem.dataset.num_items))
+    projection = found["head"]["start"] + found["head"]["projection"]
+    settings = problem.config.whole_data
+    moved = text_anchors(features, settings, center_E=anchors.center_E, projection_ExD=projection)
+    return Tuned(found["encoder"], features, moved)
+
+
+def item_loss(pooled_texts: PooledTexts) -> Loss:
+    """The sum over the items of a batch, each with its weight in the place of a rating; reports `squared_distance`."""
+
+    def loss(
+        params: PyTree, rows: dict[str, jax.Array], batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        head = params["head"]
+        shifted_KxE = pooled_texts(params, batch, rows.get("words"), key) - head["center"][None, :]
+        # As in `model.head`: a floored square, since the gradient of a norm at zero is NaN.
+        z_KxE = shifted_KxE * jax.lax.rsqrt(jnp.maximum(jnp.sum(shifted_KxE**2, axis=-1, keepdims=True), 1e-12))
+        x_KxD = z_KxE @ (head["start"] + head["projection"])
+        wanted_KxD = jnp.take(head["targets"], batch.item, axis=0, mode="fill", fill_value=0.0)
+        distance_K = jnp.sum((x_KxD - wanted_KxD) ** 2, axis=-1)
+        total = jnp.sum(batch.weight * batch.target * distance_K[batch.pair_item])
+        return total, {"squared_distance": total}
+
+    return loss
+
+
+def _train_settings(config: Config) -> Config:
+    schedule = config.schedule
+    train = dataclasses.replace(
+        config.train,
+        trainable=schedule.trainable,
+        learning_rate=schedule.learning_rate,
+        head_learning_rate=schedule.head_learning_rate,
+        head_weight_decay=config.train.weight_decay,
+    )
+    return dataclasses.replace(config, train=train)
+
+
+def _warm_items(problem: Problem, hidden: HiddenStates | None) -> BatchSource:
+    """Batches with one pair for each warm item, whose rating is the item's weight: sqrt(n), of mean 1."""
+    counts = problem.popularity.counts
+    warm = np.flatnonzero(counts).astype(np.int32)
+    weight = np.sqrt(counts[warm])
+    events = Interactions(
+        np.zeros(len(warm), np.int32),
+        warm,
+        (weight / weight.mean()).astype(np.float32),
+        np.zeros(len(warm), np.int64),
+    )
+    size = problem.config.schedule.batch_items
+    return problem.batches(with_texts=True, hidden=hidden, events=events, size=size)
