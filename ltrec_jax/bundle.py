@@ -18,7 +18,7 @@ from ltrec_jax import config as configuration
 from ltrec_jax import storage
 from ltrec_jax.config import Config
 from ltrec_jax.data import columns
-from ltrec_jax.data.dataset import read_table, write_table
+from ltrec_jax.data.directory import read_table, write_table
 from ltrec_jax.data.history import History
 from ltrec_jax.encoder.weights import Encoder, export_weights, load_encoder
 from ltrec_jax.errors import UserError

@@ -1,5 +1,7 @@
 """Names of the columns in every dataset directory and data frame. Constants, so that a typo is an import error."""
 
+import numpy as np
+
 USER = "user"
 """Internal user id, int32, 0..U-1: the row of the user in users.parquet."""
 ITEM = "item"
@@ -16,6 +18,8 @@ ITEM_ID = "item_id"
 TEXT = "text"
 """The item's or user's rendered text, where one has been rendered."""
 
-INTERACTION_COLUMNS = (USER, ITEM, RATING, TIMESTAMP)
+DTYPES: dict[str, type[np.generic]] = {USER: np.int32, ITEM: np.int32, RATING: np.float32, TIMESTAMP: np.int64}
+"""Of the interactions, in the order of their columns."""
+INTERACTION_COLUMNS = tuple(DTYPES)
 EVENT_COLUMNS = (USER_ID, ITEM_ID, RATING, TIMESTAMP)
 """Raw events before coding: external ids instead of internal ones."""

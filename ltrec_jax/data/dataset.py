@@ -1,41 +1,23 @@
 """What a dataset is: int-coded interactions, the tables of its users and items, and a split of it. Frozen.
 
-Out of scope: reading raw files (`prepare`, `sources`), choosing a split (`splits`), counting (`popularity`).
-
-A dataset directory holds `dataset.json` (schema, counts, hashes), `interactions.parquet`, `users.parquet`,
-`items.parquet` and `columns/{user,item,rating,timestamp}.npy` (the same interactions, memory-mapped for training).
+Out of scope: reading raw files (`prepare`, `sources`), choosing a split (`splits`), counting (`popularity`),
+files (`directory`).
 """
 
-import contextlib
 import dataclasses
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from ltrec_jax import storage
-from ltrec_jax.data import columns
+from ltrec_jax.data import columns, directory
 from ltrec_jax.errors import UserError
 
 if TYPE_CHECKING:
     from ltrec_jax.data.leaks import LeakReport
-
-SCHEMA_VERSION = 1
-_PIECE = 1 << 20
-_DTYPES: dict[str, type[np.generic]] = {
-    columns.USER: np.int32,
-    columns.ITEM: np.int32,
-    columns.RATING: np.float32,
-    columns.TIMESTAMP: np.int64,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +30,10 @@ class Interactions:
     timestamp: np.ndarray
 
     def __post_init__(self) -> None:
-        lengths = {len(getattr(self, name)) for name in _DTYPES}
+        lengths = {len(getattr(self, name)) for name in columns.DTYPES}
         if len(lengths) != 1:
             raise ValueError(f"interaction columns differ in length: {sorted(lengths)}")
-        for name, dtype in _DTYPES.items():
+        for name, dtype in columns.DTYPES.items():
             if getattr(self, name).dtype != dtype:
                 raise ValueError(f"interaction column {name!r} is {getattr(self, name).dtype}, not {np.dtype(dtype)}")
 
@@ -60,7 +42,11 @@ class Interactions:
 
     def take(self, rows: np.ndarray) -> Self:
         """The events of these rows (indices or a boolean mask), copied into memory."""
-        return type(self)(*(np.asarray(getattr(self, name)[rows]) for name in _DTYPES))
+        return type(self)(*(np.asarray(column[rows]) for column in self.columns().values()))
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The columns by name."""
+        return {name: getattr(self, name) for name in columns.INTERACTION_COLUMNS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +93,7 @@ class Dataset:
             recorded = storage.read_json(self.path / "dataset.json").get("fingerprint")
             if isinstance(recorded, str):
                 return recorded
-        return fingerprint(column_digests(self.interactions), self.users, self.items)
+        return directory.fingerprint(directory.column_digests(self.interactions.columns()), self.users, self.items)
 
     def user_index(self, user_id: str) -> int:
         """The internal id of an external user id; `UserError` if there is none."""
@@ -119,16 +105,12 @@ class Dataset:
 
     def save(self, path: Path, *, replace: bool = False) -> "Dataset":
         """Write the dataset directory, whole or not at all, and return the dataset read back from it (mapped)."""
-        with storage.new_directory(Path(path), replace=replace) as directory:
-            table = pa.table({name: getattr(self.interactions, name) for name in _DTYPES})
-            pq.write_table(table, directory / "interactions.parquet", compression="zstd")
-            (directory / "columns").mkdir()
-            for name in _DTYPES:
-                np.save(directory / "columns" / f"{name}.npy", getattr(self.interactions, name), allow_pickle=False)
-            write_table(self.users, directory / "users.parquet")
-            write_table(self.items, directory / "items.parquet")
-            recorded = fingerprint(column_digests(self.interactions), self.users, self.items)
-            write_description(directory, self.name, recorded, dict(self.info))
+        with storage.new_directory(Path(path), replace=replace) as folder:
+            digests = directory.write_interactions(folder, len(self.interactions), [self.interactions.columns()])
+            directory.write_table(self.users, folder / "users.parquet")
+            directory.write_table(self.items, folder / "items.parquet")
+            recorded = directory.fingerprint(digests, self.users, self.items)
+            directory.write_description(folder, self.name, recorded, dict(self.info))
         return Dataset.load(path)
 
     @staticmethod
@@ -147,30 +129,24 @@ class Dataset:
     def load(cls, path: Path) -> "Dataset":
         """Open a dataset directory; the interaction columns are memory-mapped. Anything missing or damaged is named."""
         path = Path(path)
-        if not (path / "dataset.json").is_file():
-            raise UserError(
-                f"{path} is not a dataset directory: it has no dataset.json. Make one with `ltrec data prepare`."
-            )
-        description = storage.read_json(path / "dataset.json")
-        if description.get("schema_version") != SCHEMA_VERSION:
-            raise UserError(
-                f"{path} has schema version {description.get('schema_version')}, this version of ltrec_jax reads "
-                f"{SCHEMA_VERSION}. Prepare it again."
-            )
-        interactions = read_columns(path)
-        counts = description["counts"]
+        description = directory.read_description(path)
+        try:
+            interactions = Interactions(**directory.read_columns(path))
+        except ValueError as error:
+            raise UserError(f"{path}/columns is damaged: {error}. Prepare the dataset again.") from error
         dataset = cls(
             name=description["name"],
             interactions=interactions,
-            users=read_table(path / "users.parquet"),
-            items=read_table(path / "items.parquet"),
+            users=directory.read_table(path / "users.parquet"),
+            items=directory.read_table(path / "items.parquet"),
             info=description["info"],
             path=path,
         )
-        found = {"users": dataset.num_users, "items": dataset.num_items, "interactions": len(interactions)}
-        if found != counts:
+        counts = {"users": dataset.num_users, "items": dataset.num_items, "interactions": len(interactions)}
+        if counts != description["counts"]:
             raise UserError(
-                f"{path} is damaged: dataset.json counts {counts}, the files hold {found}. Prepare it again."
+                f"{path} is damaged: dataset.json counts {description['counts']}, the files hold {counts}. "
+                "Prepare it again."
             )
         return dataset
 
@@ -212,146 +188,6 @@ class Split:
         from ltrec_jax.data import leaks
 
         return leaks.check(self)
-
-
-def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write one Parquet table of users or items (no index). Called inside a directory that is being made."""
-    pq.write_table(pa.Table.from_pandas(frame.reset_index(drop=True), preserve_index=False), path, compression="zstd")
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a Parquet table; a missing or damaged one is a `UserError` that names it."""
-    try:
-        return pq.read_table(path).to_pandas()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing.") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}.") from error
-
-
-def write_description(directory: Path, name: str, fingerprint: str, info: Mapping[str, Any]) -> None:
-    """Write `dataset.json` over the files already in `directory`: counts and hashes are taken from them."""
-    files = sorted(p for p in directory.rglob("*") if p.is_file())
-    counts = {
-        kind: pq.read_metadata(directory / f"{kind}.parquet").num_rows for kind in ("users", "items", "interactions")
-    }
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(storage.sha256_file, files))
-    storage.write_json(
-        directory / "dataset.json",
-        {
-            "schema_version": SCHEMA_VERSION,
-            "name": name,
-            "fingerprint": fingerprint,
-            "counts": counts,
-            "sha256": dict(zip((p.relative_to(directory).as_posix() for p in files), digests, strict=True)),
-            "info": dict(info),
-        },
-    )
-
-
-def write_interactions(directory: Path, rows: int, pieces: Iterable[Mapping[str, np.ndarray]]) -> list[bytes]:
-    """Write `interactions.parquet` and `columns/*.npy` from pieces, `rows` in all; gives their `column_digests`.
-
-    Plain writes: the dirty pages of a memory map would count as this process's memory.
-    """
-    schema = pa.schema([(name, pa.from_numpy_dtype(dtype)) for name, dtype in _DTYPES.items()])
-    (directory / "columns").mkdir()
-    with (
-        contextlib.ExitStack() as stack,
-        ThreadPoolExecutor(len(_DTYPES) + 1) as pool,
-        tqdm(total=rows, desc="writing interactions", delay=1.0, unit=" rows") as bar,
-    ):
-        # Half the time of the default encodings, and smaller files.
-        encodings = {name: "DELTA_BINARY_PACKED" for name, dtype in _DTYPES.items() if np.issubdtype(dtype, np.integer)}
-        table = stack.enter_context(
-            pq.ParquetWriter(
-                directory / "interactions.parquet",
-                schema,
-                compression="zstd",
-                compression_level=1,
-                use_dictionary=[columns.RATING],
-                column_encoding=encodings,
-            )
-        )
-        streams = [stack.enter_context((directory / "columns" / f"{name}.npy").open("wb")) for name in _DTYPES]
-        digests = [_column_digest(name, rows) for name in _DTYPES]
-        for (_, dtype), stream in zip(_DTYPES.items(), streams, strict=True):
-            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows,)}
-            np.lib.format.write_array_header_1_0(stream, header)
-
-        def put(stream: BinaryIO, digest: "hashlib._Hash", column: np.ndarray) -> None:
-            stream.write(column.data)
-            digest.update(column.data)
-
-        for piece in pieces:
-            held = [np.ascontiguousarray(piece[name], dtype) for name, dtype in _DTYPES.items()]
-            batch = pa.table(held, schema=schema)
-            jobs = [pool.submit(table.write_table, batch, _PIECE)]
-            jobs += [pool.submit(put, *each) for each in zip(streams, digests, held, strict=True)]
-            for job in jobs:
-                job.result()
-            bar.update(len(batch))
-    return [digest.digest() for digest in digests]
-
-
-def read_columns(directory: Path) -> Interactions:
-    """The interactions of a dataset directory, memory-mapped; a missing or damaged file is a `UserError`."""
-    mapped = {name: storage.read_array(directory / "columns" / f"{name}.npy", mapped=True) for name in _DTYPES}
-    try:
-        return Interactions(**mapped)
-    except ValueError as error:
-        raise UserError(f"{directory}/columns is damaged: {error}. Prepare the dataset again.") from error
-
-
-def column_digests(interactions: Interactions) -> list[bytes]:
-    """SHA-256 of each column, in the order of `columns.INTERACTION_COLUMNS`, a piece at a time."""
-
-    def one(name: str) -> bytes:
-        column = getattr(interactions, name)
-        digest = _column_digest(name, len(column))
-        for start in range(0, len(column), _PIECE):
-            digest.update(np.ascontiguousarray(column[start : start + _PIECE]).data)
-        return digest.digest()
-
-    with ThreadPoolExecutor(len(_DTYPES)) as pool:
-        return list(pool.map(one, _DTYPES))
-
-
-def _column_digest(name: str, rows: int) -> "hashlib._Hash":
-    return hashlib.sha256(f"{name}{np.dtype(_DTYPES[name]).str}{rows}:".encode())
-
-
-def fingerprint(digests: Sequence[bytes], users: pd.DataFrame, items: pd.DataFrame) -> str:
-    """SHA-256 of the `column_digests` of the interactions and of both tables (their columns in any order)."""
-    digest = hashlib.sha256(b"".join(digests))
-    for kind, frame in (("users", users), ("items", items)):
-        digest.update(f"{kind}{len(frame)}:".encode())
-        for name in sorted(frame.columns, key=str):
-            digest.update(f"{len(str(name))}:{name}".encode())
-            _digest_cells(digest, frame[name])
-    return digest.hexdigest()
-
-
-def _digest_cells(digest: "hashlib._Hash", cells: pd.Series) -> None:
-    """Numbers as float64 (a missing one is NaN), so that an integer column that Parquet gave as float is the same;
-    texts as lengths (in characters) and bytes; anything else as JSON.
-    """
-    if pd.api.types.is_numeric_dtype(cells.dtype):
-        numbers = cells.to_numpy(np.float64, na_value=np.nan)
-        digest.update(b"n" + numbers.tobytes())
-        return
-    for start in range(0, len(cells), _PIECE):
-        piece = cells.iloc[start : start + _PIECE].tolist()
-        if all(isinstance(cell, str) for cell in piece):
-            digest.update(b"t" + np.fromiter(map(len, piece), np.int64, len(piece)).tobytes())
-            digest.update("".join(piece).encode("utf-8", "surrogatepass"))
-        else:
-            digest.update(b"j" + json.dumps(piece, default=_plain, ensure_ascii=False, sort_keys=True).encode())
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
 
 def _position(ids: pd.Series, wanted: str, kind: str, name: str) -> int:

@@ -3,13 +3,13 @@
 events(user_id, item_id, rating, timestamp, row_order) -> pairs(user, item, rating, timestamp), one for each user and
 item, with codes in the order of the external ids: whole numbers first, by value, then the others, as texts.
 
-Out of scope: reading (`ingest`), judging rows (`validate`), who executes (`engines`).
+Out of scope: reading (`ingest`), judging rows (`validate`), who executes (`engines`), the same rules for coded events
+in arrays (`settle`).
 """
 
+import dataclasses
 import itertools
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ltrec_jax.data import columns
 from ltrec_jax.data.engines import Engine
@@ -19,10 +19,11 @@ from ltrec_jax.errors import UserError
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
+ROW_ORDER = "row_order"
+"""Of two events at the same time the one with the greater number counts as the later one."""
+EVENTS = "events"
+"""How many events a user or item has."""
 _ROW_BITS = 1 << 50
-_ITEMS = 1 << 32
-_ROWS_PER_GIB = 5_000_000
-_BINS = 4096
 
 
 def in_time_range(events: "ir.Table", start: int | None, end: int | None) -> "ir.Table":
@@ -35,9 +36,9 @@ def in_time_range(events: "ir.Table", start: int | None, end: int | None) -> "ir
 
 
 def named(events: "ir.Table", key: str) -> "ir.Table":
-    """(id, key): every distinct id of the events as it is stored there (perhaps a number) and as a text."""
-    distinct = events.select(id=events[key]).distinct()
-    return distinct.mutate(**{key: distinct.id.cast("string")})
+    """(id, events, key): every distinct id as it is stored (perhaps a number), its count, and the id as a text."""
+    counted = events.group_by(id=events[key]).agg(**{EVENTS: events.count()})
+    return counted.mutate(**{key: counted.id.cast("string")})
 
 
 def codes(ids: "ir.Table", key: str, code: str) -> "ir.Table":
@@ -55,9 +56,9 @@ def coded(events: "ir.Table", users: "ir.Table", items: "ir.Table") -> "ir.Table
 
     Ids that are stored as numbers are joined as numbers, which is several times faster than as texts.
     """
-    joined = events.join(users.drop(columns.USER_ID), events[columns.USER_ID] == users.id).drop("id")
-    joined = joined.join(items.drop(columns.ITEM_ID), joined[columns.ITEM_ID] == items.id)
-    return joined.select(columns.USER, columns.ITEM, columns.RATING, columns.TIMESTAMP, "row_order")
+    joined = events.join(users.select("id", columns.USER), events[columns.USER_ID] == users.id).drop("id")
+    joined = joined.join(items.select("id", columns.ITEM), joined[columns.ITEM_ID] == items.id)
+    return joined.select(*columns.INTERACTION_COLUMNS, ROW_ORDER)
 
 
 def one_per_pair(events: "ir.Table", policy: Duplicates) -> "ir.Table":
@@ -83,22 +84,12 @@ def one_per_pair(events: "ir.Table", policy: Duplicates) -> "ir.Table":
     return grouped.agg(rating=rating.cast("float32"), timestamp=last)
 
 
-def pair_keys(events: "ir.Table") -> "ir.Table":
-    """(key): user and item of each coded event in one int64."""
-    return events.select(key=events.user.cast("int64") * _ITEMS + events.item)
-
-
-def unpacked(keys: "ir.Table") -> "ir.Table":
-    """(user, item) of such keys."""
-    parts = {columns.USER: keys.key // _ITEMS, columns.ITEM: keys.key % _ITEMS}
-    return keys.select(**{code: part.cast("int32") for code, part in parts.items()})
-
-
 def only_positive(pairs: "ir.Table", threshold: float) -> "ir.Table":
     """Pairs with rating >= threshold, as 1.0."""
     import ibis
 
-    return pairs.filter(pairs.rating >= threshold).mutate(rating=ibis.literal(1.0).cast("float32"))
+    least = ibis.literal(threshold).cast("float32")
+    return pairs.filter(pairs.rating >= least).mutate(rating=ibis.literal(1.0).cast("float32"))
 
 
 def frequent(pairs: "ir.Table", min_user: int, min_item: int) -> "ir.Table":
@@ -106,21 +97,92 @@ def frequent(pairs: "ir.Table", min_user: int, min_item: int) -> "ir.Table":
     kept = pairs
     for code, minimum in ((columns.USER, min_user), (columns.ITEM, min_item)):
         if minimum > 1:
-            counts = pairs.group_by(code).agg(events=pairs.count())
+            counts = pairs.group_by(code).agg(**{EVENTS: pairs.count()})
             kept = kept.semi_join(counts.filter(counts.events >= minimum), code)
     return kept
 
 
-def portions(engine: Engine, events: "ir.Table", users: int, rows: int) -> list[tuple[int, int]]:
-    """Ranges (first, last) of user codes that part the coded events into pieces of about `rows`."""
-    width = max(1, -(-users // _BINS))
-    bins = events.select(bin=(events.user // width).cast("int32"))
-    counted = engine.fetch(bins.group_by("bin").agg(rows=bins.count()))
-    count = np.zeros(-(-users // width) if users else 1, np.int64)
-    count[counted["bin"]] = counted["rows"]
-    piece = (np.cumsum(count) - 1) // rows
-    edges = [0, *((np.flatnonzero(np.diff(piece)) + 1) * width).tolist(), max(users, 1)]
-    return [(first, end - 1) for first, end in itertools.pairwise(edges)]
+def dense(codes_left: "ir.Table", code: str) -> "ir.Table":
+    """The table with a column `dense`: the place, from 0, of each of the codes that are left."""
+    import ibis
+
+    return codes_left.mutate(dense=ibis.row_number().over(order_by=codes_left[code]).cast("int32"))
+
+
+def renumbered(pairs: "ir.Table", kept: "ir.Table", code: str) -> "ir.Table":
+    """The pairs with each `code` replaced by its `dense` one in `kept`."""
+    joined = pairs.join(kept.select(code, "dense"), code)
+    return joined.drop(code).rename({code: "dense"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """Events whose ids are codes. The engine's tables all_users and all_items hold the code of each id (a text)."""
+
+    events: "ir.Table"
+    """(user, item, rating, timestamp, row_order), not computed yet."""
+    counts: "ir.Table"
+    """(user, events) of every user."""
+    described: "ir.Table"
+    """(item) of the items in the catalogue, which stay whatever happens to their events."""
+    missing: int
+    """Items of the events that the catalogue lacks; 0 where there is no catalogue."""
+
+
+def code_events(engine: Engine, options: PrepareOptions, *, listed: bool) -> Coded:
+    """Code the events in the time range: every item of items_kept has a code, and every item and user of an event.
+
+    Items that the catalogue lacks are a `UserError` under `strict`, if one was `listed`.
+    """
+    events = in_time_range(engine.table("events"), options.start, options.end)
+    catalogue = engine.table("items_kept").select(columns.ITEM_ID)
+    seen_users = engine.create("seen_users", named(events, columns.USER_ID), "collecting users")
+    seen_items = engine.create("seen_items", named(events, columns.ITEM_ID), "collecting items")
+    missing = _missing(engine, seen_items.anti_join(catalogue, columns.ITEM_ID), options.strict) if listed else 0
+    every_item = catalogue.union(seen_items.select(columns.ITEM_ID))
+    users = engine.create("all_users", codes(seen_users, columns.USER_ID, columns.USER), "coding users")
+    items = engine.create("all_items", codes(every_item, columns.ITEM_ID, columns.ITEM), "coding items")
+    coded_users = engine.create("coded_users", seen_users.join(users, columns.USER_ID), "coding users")
+    coded_items = engine.create("coded_items", seen_items.join(items, columns.ITEM_ID), "coding items")
+    return Coded(
+        events=coded(events, coded_users, coded_items),
+        counts=coded_users.select(columns.USER, EVENTS),
+        described=items.semi_join(catalogue, columns.ITEM_ID).select(columns.ITEM),
+        missing=missing,
+    )
+
+
+def relate(engine: Engine, options: PrepareOptions, *, listed: bool) -> tuple[dict[str, int], int]:
+    """From events, items_kept to final(user, item, rating, timestamp) and final_users_codes(user_id, user),
+    final_items_codes(item_id, item); gives the number of interactions after each step, and the number of items that
+    the catalogue lacks.
+    """
+    given = code_events(engine, options, listed=listed)
+    events = engine.create("coded", given.events, "joining")
+    steps = {"in_time_range": engine.count("coded")}
+    table = "pairs"
+    engine.create(table, one_per_pair(events, options.duplicates), "one event for each pair")
+    engine.drop("coded")
+    steps["one_per_pair"] = engine.count(table)
+    if options.implicit_threshold is not None:
+        engine.create("positive", only_positive(engine.table(table), options.implicit_threshold), "positive events")
+        engine.drop(table)
+        table = "positive"
+        steps["positive"] = engine.count(table)
+    table = k_core(engine, table, options.min_user_interactions, options.min_item_interactions)
+    steps["interactions"] = engine.count(table)
+    if steps["interactions"] == steps["one_per_pair"]:
+        engine.rename(table, "final")
+        all_codes_stay(engine)
+        return steps, given.missing
+    pairs = engine.table(table)
+    left = codes_left(
+        engine, pairs.select(columns.USER).distinct(), given.described.union(pairs.select(columns.ITEM), distinct=True)
+    )
+    for code, kept in left.items():
+        pairs = renumbered(pairs, kept, code)
+    engine.create("final", pairs.select(*columns.INTERACTION_COLUMNS), "coding")
+    return steps, given.missing
 
 
 def k_core(engine: Engine, table: str, min_user: int, min_item: int) -> str:
@@ -139,85 +201,27 @@ def k_core(engine: Engine, table: str, min_user: int, min_item: int) -> str:
     return table
 
 
-def relate(engine: Engine, options: PrepareOptions, *, listed: bool) -> tuple[dict[str, int], int]:
-    """From events, items_kept to final(user, item, rating, timestamp) and final_users_codes(user_id, user),
-    final_items_codes(item_id, item); gives the number of interactions after each step, and the number of items that
-    the catalogue lacks (0 if none was `listed`; a `UserError` under `strict`).
-
-    Every item of `items_kept` has a code, and every item and user of an interaction.
-    """
-    events = in_time_range(engine.table("events"), options.start, options.end)
-    catalogue = engine.table("items_kept").select(columns.ITEM_ID)
-    seen_users = engine.create("seen_users", named(events, columns.USER_ID), "collecting users")
-    seen_items = engine.create("seen_items", named(events, columns.ITEM_ID), "collecting items")
-    missing = _missing(engine, seen_items.anti_join(catalogue, columns.ITEM_ID), options.strict) if listed else 0
-    every_item = catalogue.union(seen_items.select(columns.ITEM_ID))
-    users = engine.create("all_users", codes(seen_users, columns.USER_ID, columns.USER), "coding users")
-    items = engine.create("all_items", codes(every_item, columns.ITEM_ID, columns.ITEM), "coding items")
-    joined = coded(events, seen_users.join(users, columns.USER_ID), seen_items.join(items, columns.ITEM_ID))
-    events = engine.create("coded", joined, "joining")
-    steps = {"in_time_range": engine.count("coded")}
-    pairs, saved = _one_per_pair(engine, events, options)
-    steps["one_per_pair"] = steps["in_time_range"] - saved
-    if options.implicit_threshold is None and max(options.min_user_interactions, options.min_item_interactions) <= 1:
-        steps["interactions"] = steps["one_per_pair"]
-        engine.define("final", pairs, "one event for each pair")
-        _all_codes_stay(engine)
-        return steps, missing
-    table = "pairs"
-    if options.implicit_threshold is not None:
-        pairs = only_positive(pairs, options.implicit_threshold)
-    engine.create(table, pairs, "one event for each pair")
-    engine.drop("coded")
-    if options.implicit_threshold is not None:
-        steps["positive"] = engine.count(table)
-    table = k_core(engine, table, options.min_user_interactions, options.min_item_interactions)
-    steps["interactions"] = engine.count(table)
-    if steps["interactions"] == steps["one_per_pair"]:
-        engine.rename(table, "final")
-        _all_codes_stay(engine)
-        return steps, missing
-    pairs = engine.table(table)
-    known = items.semi_join(catalogue, columns.ITEM_ID).select(columns.ITEM)
-    for kind, all_ids, key, code, used in (
-        ("users", users, columns.USER_ID, columns.USER, pairs.select(columns.USER)),
-        ("items", items, columns.ITEM_ID, columns.ITEM, known.union(pairs.select(columns.ITEM))),
-    ):
-        kept = engine.create(f"left_{kind}", dense(all_ids.semi_join(used, code), code), f"numbering {kind}")
-        engine.create(f"final_{kind}_codes", kept.select(**{key: kept[key], code: kept.dense}), f"numbering {kind}")
-        pairs = renumbered(pairs, kept, code)
-    ordered = [columns.USER, columns.ITEM, columns.RATING, columns.TIMESTAMP]
-    engine.create("final", pairs.select(*ordered), "coding")
-    return steps, missing
-
-
-def _one_per_pair(engine: Engine, events: "ir.Table", options: PrepareOptions) -> tuple["ir.Table", int]:
-    """`one_per_pair` of the coded events in the engine, and how many events fewer that are.
-
-    Repeated pairs are few as a rule: to count the pairs is cheaper than to group whole events.
-    """
-    rows = round(_ROWS_PER_GIB * options.memory_gib)
-    # Grouping some million events at a time stays in memory; all at once would spill, which takes thrice as long.
-    bounds = portions(engine, events, engine.count("all_users"), rows)
-    parts = [events.filter(events.user.between(*bound)) for bound in bounds]
-    keys = engine.repeated("repeated", [pair_keys(part) for part in parts], "looking for repeated pairs")
-    twice = engine.create("twice", unpacked(keys), "looking for repeated pairs")
-    both = [columns.USER, columns.ITEM]
-    single = events.anti_join(twice, both).select(*both, columns.RATING, columns.TIMESTAMP)
-    pairs = engine.count("repeated")
-    if not pairs:
-        return single, 0
-    grouped = int(engine.fetch(keys.agg(events=keys.events.sum()))["events"][0])
-    merged = [
-        one_per_pair(part.semi_join(twice, both), options.duplicates)
-        for part in (parts if grouped > rows else [events])
-    ]
-    return single.union(engine.create("merged", merged, "merging repeated pairs")), grouped - pairs
-
-
-def _all_codes_stay(engine: Engine) -> None:
+def all_codes_stay(engine: Engine) -> None:
+    """The final codes are all codes."""
     for kind in ("users", "items"):
         engine.rename(f"all_{kind}", f"final_{kind}_codes")
+
+
+def codes_left(engine: Engine, users: "ir.Table", items: "ir.Table") -> dict[str, "ir.Table"]:
+    """Make the final codes of the `users` (user) and `items` (item) that are left, without gaps, in the same order.
+
+    Gives for each of the columns user and item the table of old codes with their `dense` ones.
+    """
+    found = {}
+    for kind, key, code, used in (
+        ("users", columns.USER_ID, columns.USER, users),
+        ("items", columns.ITEM_ID, columns.ITEM, items),
+    ):
+        remaining = engine.table(f"all_{kind}").semi_join(used, code)
+        kept = engine.create(f"left_{kind}", dense(remaining, code), f"numbering {kind}")
+        engine.create(f"final_{kind}_codes", kept.select(**{key: kept[key], code: kept.dense}), f"numbering {kind}")
+        found[code] = kept
+    return found
 
 
 def _missing(engine: Engine, absent: "ir.Table", strict: bool) -> int:
@@ -230,16 +234,3 @@ def _missing(engine: Engine, absent: "ir.Table", strict: bool) -> int:
             "Complete the table, or keep them with empty texts by leaving out `strict`."
         )
     return count
-
-
-def dense(codes_left: "ir.Table", code: str) -> "ir.Table":
-    """The table with a column `dense`: the place, from 0, of each of the codes that are left."""
-    import ibis
-
-    return codes_left.mutate(dense=ibis.row_number().over(order_by=codes_left[code]).cast("int32"))
-
-
-def renumbered(pairs: "ir.Table", kept: "ir.Table", code: str) -> "ir.Table":
-    """The pairs with each `code` replaced by its `dense` one in `kept`."""
-    joined = pairs.join(kept.select(code, "dense"), code)
-    return joined.drop(code).rename({code: "dense"})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from ltrec_jax.data.engines import TYPES, several
+from ltrec_jax.data.engines import TYPES
 from ltrec_jax.data.ingest import name
 from ltrec_jax.data.prepare_options import PrepareOptions
 from ltrec_jax.data.sources.reading import run, text
@@ -44,18 +44,11 @@ class SparkEngine:
         kinds = {field.name: _KINDS.get(field.dataType.typeName()) for field in self._session.table(table).schema}
         return ibis.table({column: kind for column, kind in kinds.items() if kind}, name=table)
 
-    def create(self, table: str, expression: "ir.Table | list[ir.Table]", what: str) -> "ir.Table":
-        parts = expression if isinstance(expression, list) else [expression]
-        for part in tqdm(parts, desc=what, delay=1.0):
-            self._run(part).write.mode("append").parquet(str(self._folder / table))
+    def create(self, table: str, expression: "ir.Table", what: str) -> "ir.Table":
+        with tqdm(total=1, desc=what, delay=1.0, bar_format="{desc}: {elapsed}"):
+            self._run(expression).write.parquet(str(self._folder / table))
         self._show(table, self._folder / table)
         return self.table(table)
-
-    def define(self, table: str, expression: "ir.Table", what: str) -> None:
-        self.create(table, expression, what)
-
-    def repeated(self, table: str, keys: "list[ir.Table]", what: str) -> "ir.Table":
-        return self.create(table, [several(part) for part in keys], what)
 
     def count(self, table: str) -> int:
         return int(self._session.table(table).count())

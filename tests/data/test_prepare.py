@@ -493,7 +493,7 @@ def test_a_failure_at_the_last_step_leaves_the_old_output(plain, tmp_path, monke
     def fail(*args, **settings):
         raise RuntimeError("at the end")
 
-    monkeypatch.setattr("ltrec_jax.data.dataset.write_description", fail)
+    monkeypatch.setattr("ltrec_jax.data.directory.write_description", fail)
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(RuntimeError, match="at the end"):
         prepare(tmp_path / "plain.csv", out=plain.path, replace=True)

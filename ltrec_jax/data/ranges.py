@@ -1,0 +1,130 @@
+"""Coded events in files, one for each range of users, so that a step over them never holds more than a few ranges.
+
+Out of scope: what the steps do (`settle`), how events come to be coded (`relations`).
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from ltrec_jax.data import columns, relations
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+    import pyarrow as pa
+
+    from ltrec_jax.data.engines import DuckEngine
+
+_Found = TypeVar("_Found")
+EVENT = np.dtype([*columns.DTYPES.items(), (relations.ROW_ORDER, np.int64)])
+"""One event in a file."""
+_BATCH = 1 << 20
+_BINS = 4096
+# Events of one range: small enough for the caches, and what a step needs of them (some 150 bytes each) for the memory.
+_ROWS = 1_250_000
+_BYTES = 150
+
+
+class UserRanges:
+    """Events in the files of `folder`, by ranges of user codes; inside a range they are in no order."""
+
+    def __init__(self, folder: Path, events_per_bin: np.ndarray, width: int, rows: int, threads: int) -> None:
+        """Range the bins of `width` user codes each so that a range has about `rows` events (but whole bins)."""
+        self._folder, self._width, self._threads = folder, width, threads
+        upto = np.cumsum(events_per_bin)
+        self._range_of_bin = np.unique((upto - 1) // rows, return_inverse=True)[1].astype(np.uint16)
+        self._counts = [0] * (int(self._range_of_bin[-1]) + 1)
+
+    @classmethod
+    def of(
+        cls,
+        engine: "DuckEngine",
+        events: "ir.Table",
+        counts: "ir.Table",
+        folder: Path,
+        *,
+        memory_gib: float,
+        threads: int,
+    ) -> Self:
+        """Write `events` (user, item, rating, timestamp, row_order) to files; `counts` (user, events) of all users."""
+        found = engine.fetch(counts.agg(users=counts.user.max() + 1, events=counts.events.sum()))
+        users, total = (int(np.ma.filled(found[column], 0)[0]) for column in ("users", "events"))
+        width = max(1, -(-users // _BINS))
+        bins = counts.mutate(bin=(counts.user // width).cast("int32")).group_by("bin").agg(events=counts.events.sum())
+        per_bin = np.zeros(max(1, -(-users // width)), np.int64)
+        binned = engine.fetch(bins)
+        per_bin[binned["bin"]] = binned["events"]
+        rows = min(_ROWS, round(memory_gib * (1 << 30) / (_BYTES * (threads + 2))))
+        ranges = cls(folder, per_bin, width, rows, threads)
+        with ThreadPoolExecutor(1) as pool, tqdm(total=total, desc="coding", delay=1.0, unit=" rows") as bar:
+            job = pool.submit(int)
+            for batch in engine.stream(events, _BATCH):
+                job.result()
+                job = pool.submit(ranges.add, batch)
+                bar.update(len(batch))
+            job.result()
+        return ranges
+
+    @property
+    def rows(self) -> int:
+        """How many events there are."""
+        return sum(self._counts)
+
+    def add(self, batch: "pa.RecordBatch") -> None:
+        """Append the events of a batch with the columns of `EVENT` to the files of their ranges."""
+        events = np.empty(len(batch), EVENT)
+        for name in EVENT.names or ():
+            events[name] = batch.column(name).to_numpy()
+        place = self._range_of_bin[events[columns.USER] // self._width]
+        events = events.take(np.argsort(place, kind="stable"))
+        edges = np.cumsum(np.bincount(place, minlength=len(self._counts)))
+        for number, (first, end) in enumerate(itertools.pairwise([0, *edges.tolist()])):
+            if end > first:
+                self._write(number, events[first:end], "ab")
+                self._counts[number] += end - first
+
+    def update(self, change: Callable[[np.ndarray], np.ndarray], what: str) -> None:
+        """Replace the events of every range by what `change` makes of them."""
+
+        def one(number: int) -> None:
+            before = self._read(number)
+            after = change(before)
+            if after is not before:
+                self._write(number, after, "wb")
+                self._counts[number] = len(after)
+
+        for _ in tqdm(self._each(one), total=len(self._counts), desc=what, delay=1.0):
+            pass
+
+    def map(self, look: Callable[[np.ndarray], _Found]) -> Iterator[_Found]:
+        """What `look` gives for the events of each range, in the order of the ranges."""
+        return self._each(lambda number: look(self._read(number)))
+
+    def _each(self, work: Callable[[int], Any]) -> Iterator[Any]:
+        """Results of `work` in order; not many more than the threads are waiting at any time."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            waiting: deque[Future[Any]] = deque()
+            for number in range(len(self._counts)):
+                waiting.append(pool.submit(work, number))
+                if len(waiting) > self._threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _read(self, number: int) -> np.ndarray:
+        path = self._file(number)
+        return np.fromfile(path, EVENT) if path.exists() else np.zeros(0, EVENT)
+
+    def _write(self, number: int, events: np.ndarray, mode: str) -> None:
+        # Not `tofile`, whose errors do not say that the disk is full.
+        with self._file(number).open(mode) as stream:
+            stream.write(memoryview(np.ascontiguousarray(events).view(np.uint8)))
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"{number:05}.events"
