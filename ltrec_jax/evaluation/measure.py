@@ -29,7 +29,7 @@ def names(kind: str, cutoffs: Sequence[int]) -> list[str]:
     if kind == CATALOGUE:
         return ["coverage", "gini", *_LISTS]
     if kind in (USERS, POPULARITY):
-        return ["rmse", f"ndcg@{cutoffs[0]}", *(_LISTS_OF_USERS if kind == USERS else ())]
+        return ["rmse", "auc", f"ndcg@{cutoffs[0]}", *(_LISTS_OF_USERS if kind == USERS else ())]
     found = [*_PAIRS, *(f"{name}@{k}" for name in accuracy.METRICS for k in cutoffs)]
     if kind == OVERALL:
         found += [*_PROPENSITIES, f"recall_snips@{cutoffs[0]}", f"dcg_snips@{cutoffs[0]}"]
@@ -49,21 +49,20 @@ def sums(
     A metric that a model or the data does not have is left out. tail_I bool [I] is what APLT counts, imputed_P are the
     ratings that the doubly robust estimate imputes to the test events, vectors_IxE what diversity is measured in.
     """
-    of_lists = {name: _list_sums(asked, given, tail_I, vectors_IxE) for name, given in answers.items()}
-    for part in tqdm.tqdm(parts, "figures", unit="group", delay=1.0, leave=False):
-        wanted = names(part.kind, asked.cutoffs)
-        for name, given in answers.items():
+    for name, given in answers.items():
+        of_lists = _list_sums(asked, given, tail_I, vectors_IxE)
+        for metric, each in of_lists.items():
+            yield (name, CATALOGUE, CATALOGUE, metric), each
+        for part in tqdm.tqdm(parts, f"figures of {name}", unit="group", delay=1.0, leave=False):
+            wanted = names(part.kind, asked.cutoffs)
             found = _pair_sums(asked, given, part, wanted) | ranking_sums(asked, given.lists, part, wanted)
             if part.kind == OVERALL:
                 found |= _counterfactual_sums(asked, given, imputed_P)
             if part.kind == USERS:
-                found |= {m: _masked(of_lists[name][m], part.users_U) for m in wanted if m in of_lists[name]}
+                found |= {m: _masked(of_lists[m], part.users_U) for m in wanted if m in of_lists}
             for metric in wanted:
                 if metric in found:
                     yield (name, part.kind, part.name, metric), found[metric]
-    for name, metrics in of_lists.items():
-        for metric, each in metrics.items():
-            yield (name, CATALOGUE, CATALOGUE, metric), each
 
 
 def whole(asked: Exam, given: Answers) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -364,3 +365,18 @@ def test_examples_are_found_by_one_and_missed_by_the_other(world):
     reverse = evaluate(world, dict(reversed(models.items())), ks=(2,), rating=False).contrasts
     assert {one.found_by for one in reverse} == {"ours"}
     assert evaluate(world, {"ours": models["ours"]}).contrasts == ()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_split_makes_a_figure_that_is_not_a_number(new_world, tmp_path, seed):
+    """Few events, users and items without any, one rating value, one test user: strict JSON and a page all the same."""
+    generator = np.random.default_rng(seed)
+    events = int(generator.integers(2, 40))
+    user, item = generator.integers(0, [1, 3, 14][seed % 3], events), generator.integers(0, [2, 20][seed % 2], events)
+    rating = np.full(events, 4.0) if seed % 2 else generator.integers(0, 2, events)
+    test = np.flatnonzero(generator.random(events) < 0.5) if seed else np.arange(events)
+    world = new_world(user, item, rating, test if len(test) else [0])
+    found = evaluate(world, imputed_by="other", item_vectors=np.zeros((20, 2)), positive_rating=float(seed < 4))
+    page = report.write_report(found, tmp_path).read_text()
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert not re.search(r"\bnan\b", page)
