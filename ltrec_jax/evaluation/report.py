@@ -150,6 +150,8 @@ def _check(
     for role, name in (("primary", primary), ("imputing", imputed_by)):
         if name is not None and name not in models:
             raise ValueError(f"the {role} model {name!r} is not one of {list(models)}")
+    if imputed_by is not None and not getattr(models[imputed_by], "predicts_ratings", True):
+        raise ValueError(f"the imputing model {imputed_by!r} predicts no ratings")
     if not ks or min(ks) < 1:
         raise ValueError(f"ks must be numbers above 0, not {ks}")
     expected = (split.dataset.num_items,)

@@ -324,6 +324,12 @@ def test_weighted_figures_of_the_report(world):
     assert evaluate(world, models).models["ours"].overall["rmse_dr"] == NOTHING
 
 
+def test_ratings_are_imputed_by_a_model_that_has_some(world):
+    models = {"ours": world.random_model(), "popularity": popularity.fit(world.split.train, 20)}
+    with pytest.raises(ValueError, match="'popularity' predicts no ratings"):
+        evaluate(world, models, imputed_by="popularity")
+
+
 def test_diversity_needs_vectors(world):
     vectors = np.random.default_rng(0).normal(size=(20, 3))
     found = evaluate(world, item_vectors=vectors).models["ours"].catalogue["diversity"]
