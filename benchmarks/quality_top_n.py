@@ -1,7 +1,7 @@
 """Top-N protocols: ratings of at least 4, a fifth of the items cold, 80/20 per user; nDCG@20 on warm, tail and cold.
 
-Warm and tail targets are ranked among warm items, cold ones among cold. Settings are chosen once, on the validation
-parts of the same splits (`choose`); the final models learn from training and validation and are scored on test once.
+Warm and tail targets are ranked among warm items, cold ones among cold. Settings are chosen once (`choose`), on the
+training parts cut again in the same way; the final models learn from the whole training parts and are scored once.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from ltrec_jax.baselines.item_texts import ItemTexts
 from ltrec_jax.baselines.training import training
 from ltrec_jax.config import WholeDataConfig
 from ltrec_jax.data import sources, splits
-from ltrec_jax.data.dataset import Split
+from ltrec_jax.data.dataset import Dataset, Split
 from ltrec_jax.data.popularity import popularity
 from ltrec_jax.evaluation import report
 from ltrec_jax.model.two_tower import Vectors
@@ -95,11 +95,23 @@ def movielens_1m(quick: bool) -> Outcome:
 
 
 def split_of(name: str, seed: int) -> Split:
-    """One of the protocol's splits, with validation items that are cold too."""
-    dataset = likes_only(sources.load(name), 4.0)
-    return splits.cold_items(
-        dataset, share=0.2, test=0.2, validation=0.1, validation_share=0.2, seed=seed, per_user=True
-    )
+    """One of the protocol's splits: everything that is not test may be learnt from."""
+    return _cut(likes_only(sources.load(name), 4.0), seed)
+
+
+def validation_split(name: str, seed: int) -> Split:
+    """`split_of` with its training part cut once more in the same way, into training and validation.
+
+    Settings are chosen on it: nothing of the test is in either.
+    """
+    outer = split_of(name, seed)
+    inner = _cut(dataclasses.replace(outer.dataset, interactions=outer.train), seed)
+    rows = outer.train_rows
+    return dataclasses.replace(outer, train_rows=rows[inner.train_rows], validation_rows=rows[inner.test_rows])
+
+
+def _cut(dataset: Dataset, seed: int) -> Split:
+    return splits.cold_items(dataset, share=0.2, test=0.2, validation=0.0, seed=seed, per_user=True)
 
 
 def figures(models: Mapping[str, Recommender], split: Split) -> report.Report:
@@ -125,7 +137,7 @@ def choose(name: str, trials: int = 10, seeds: tuple[int, ...] = (0,)) -> list[t
         dataclasses.replace(SETTINGS[name], anchor_scale=s, unobserved_weight=a, l2=l2, propensity_power=rho)
         for s, a, l2, rho in drawn.tolist()
     ]
-    asked = [validation_as_test(split_of(name, seed)) for seed in seeds]
+    asked = [validation_as_test(validation_split(name, seed)) for seed in seeds]
     tried = []
     for each in settings:
         fit = anchored(each)
@@ -141,7 +153,7 @@ def _protocol(name: str, short: str, quick: bool) -> Outcome:
     found: dict[str, list[dict[str, float]]] = {}
     seconds: dict[str, list[float]] = {}
     for seed in (0,) if quick else (0, 1, 2):
-        split = split_of(name, seed).with_validation_in_train()
+        split = split_of(name, seed)
         fitted = {}
         for model, fit in models_of(name).items():
             began = time.perf_counter()

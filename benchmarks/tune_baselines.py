@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=None, help="no new trial of a model after so long")
     parser.add_argument("--study", type=Path, required=True, help="directory of the search")
     options = parser.parse_args()
-    split = quality_top_n.split_of(options.data, seed=0)
+    split = quality_top_n.validation_split(options.data, seed=0)
     found = tune(
         split,
         Config(),
