@@ -13,7 +13,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +141,31 @@ def packed_batches(folder: Path) -> Callable[[int], Batch]:
     return make
 
 
+def padded_texts(texts: Mapping[str, np.ndarray], item: np.ndarray) -> Batch:
+    """The texts of these items, one each, padded to the longest."""
+    values, offsets = texts["values"], texts["offsets"]
+    lengths = (offsets[item + 1] - offsets[item]).astype(np.int64)
+    ids = np.zeros((len(item), int(lengths.max())), np.int64)
+    for row, i in enumerate(item):
+        ids[row, : lengths[row]] = values[offsets[i] : offsets[i + 1]]
+    mask = torch.from_numpy(np.arange(ids.shape[1])[None] < lengths[:, None])
+    count = len(item)
+    return {
+        "token_ids": torch.from_numpy(ids),
+        "position": torch.arange(ids.shape[1])[None],
+        "mask": mask.long(),
+        "slot": torch.where(mask, torch.arange(count)[:, None], count).flatten(),
+        "item": torch.from_numpy(item).long(),
+        "gate": torch.from_numpy(texts["gate"][item]),
+    }
+
+
 def plain_batches(folder: Path, size: int, *, like_packed: bool = False) -> Callable[[int], Batch]:
     """Random batches of `size` pairs, every pair with its own copy of its item's text, padded to the longest.
 
     `like_packed` takes the pairs of the exchanged batches instead, for the comparison of losses.
     """
-    texts, pairs = np.load(folder / "texts.npz"), np.load(folder / "pairs.npz")
-    values, offsets = texts["values"], texts["offsets"]
+    texts, pairs = dict(np.load(folder / "texts.npz")), np.load(folder / "pairs.npz")
     order = np.random.default_rng(0).permutation(len(pairs["user"]))
     stored = [dict(np.load(path)) for path in sorted(folder.glob("batch-*.npz"))] if like_packed else []
 
@@ -159,23 +177,11 @@ def plain_batches(folder: Path, size: int, *, like_packed: bool = False) -> Call
         else:
             rows = order[(number * size) % len(order) :][:size]
             user, item, rating = (pairs[name][rows] for name in ("user", "item", "rating"))
-        lengths = (offsets[item + 1] - offsets[item]).astype(np.int64)
-        ids = np.zeros((len(item), int(lengths.max())), np.int64)
-        for row, i in enumerate(item):
-            ids[row, : lengths[row]] = values[offsets[i] : offsets[i + 1]]
-        mask = torch.from_numpy(np.arange(ids.shape[1])[None] < lengths[:, None])
-        count = len(item)
-        return {
-            "token_ids": torch.from_numpy(ids),
-            "position": torch.arange(ids.shape[1])[None],
-            "mask": mask.long(),
-            "slot": torch.where(mask, torch.arange(count)[:, None], count).flatten(),
-            "item": torch.from_numpy(item).long(),
-            "gate": torch.from_numpy(texts["gate"][item]),
+        return padded_texts(texts, item) | {
             "pair_user": torch.from_numpy(user).long(),
-            "pair_item": torch.arange(count),
+            "pair_item": torch.arange(len(item)),
             "target": torch.from_numpy(rating),
-            "weight": torch.ones(count),
+            "weight": torch.ones(len(item)),
         }
 
     return make
@@ -185,6 +191,25 @@ def plain_batches(folder: Path, size: int, *, like_packed: bool = False) -> Call
 def precision(name: str) -> Iterator[None]:
     with torch.autocast("cpu", dtype=torch.bfloat16) if name == "bfloat16" else contextlib.nullcontext():
         yield
+
+
+@torch.inference_mode()
+def validation_rmse(model: TwoTower, folder: Path, *, normalise: bool) -> float:
+    """Root mean squared error on the validation pairs, in float32."""
+    texts, pairs = dict(np.load(folder / "texts.npz")), np.load(folder / "validation.npz")
+    items, slot = np.unique(pairs["item"], return_inverse=True)
+    squared = 0.0
+    for start in range(0, len(items), 256):
+        chosen = np.flatnonzero((slot >= start) & (slot < start + 256))
+        batch = padded_texts(texts, items[start : start + 256]) | {
+            "pair_user": torch.from_numpy(pairs["user"][chosen]).long(),
+            "pair_item": torch.from_numpy(slot[chosen] - start),
+            "target": torch.from_numpy(pairs["rating"][chosen]),
+            "weight": torch.ones(len(chosen)),
+        }
+        _, error = model.loss(batch, {"user": 0.0, "item": 0.0, "bias": 0.0}, normalise=normalise)
+        squared += float(error) * len(chosen)
+    return math.sqrt(squared / len(slot))
 
 
 def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +228,7 @@ def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
         make = plain_batches(folder, asked.get("batch", 64), like_packed=asked.get("like_packed", False))
     else:
         make = packed_batches(folder)
-    losses, seconds, pairs = [], [], 0
+    losses, seconds, pairs, curve = [], [], 0, []
     for number in range(asked["steps"]):
         batch = make(number)
         start = time.perf_counter()
@@ -221,7 +246,13 @@ def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
         losses.append(float(error))
         seconds.append(time.perf_counter() - start)
         pairs += int((batch["weight"] > 0).sum())
+        if asked.get("every") and (number + 1) % asked["every"] == 0:
+            rmse = validation_rmse(model, folder, normalise=settings["normalise"])
+            curve.append({"updates": number + 1, "seconds": sum(seconds), "rmse": rmse})
+            if rmse <= asked.get("until", 0.0):
+                break
     return {
+        "curve": curve,
         "losses": losses,
         "seconds": seconds,
         "pairs": pairs,

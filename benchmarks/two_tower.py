@@ -24,7 +24,7 @@ from ltrec_jax.train import phases
 from ltrec_jax.train.batches import prefetch
 from ltrec_jax.train.phases import Prepared
 from ltrec_jax.train.problem import Problem, load_problem
-from ltrec_jax.train.state import full_params
+from ltrec_jax.train.state import full_params, own_copy
 
 RIVAL = Path(__file__).with_name("torch_two_tower.py")
 
@@ -59,10 +59,11 @@ def write_exchange(problem: Problem, prepared: Prepared, folder: Path, batches: 
     for number in range(batches):
         batch = prepared.source.batch(*divmod(number, prepared.source.steps_per_epoch))
         np.savez(folder / f"batch-{number:04}.npz", **{k: v[0] for k, v in batch._asdict().items() if v is not None})
-    tokens, train = problem.tokens, problem.split.train
+    tokens, train, validation = problem.tokens, problem.split.train, problem.split.validation
     np.savez(folder / "texts.npz", values=tokens.values, offsets=tokens.offsets, gate=problem.gate_I)
     np.savez(folder / "pairs.npz", user=train.user, item=train.item, rating=train.rating)
     t, m = problem.config.train, problem.config.model
+    np.savez(folder / "validation.npz", user=validation.user, item=validation.item, rating=validation.rating)
     settings = {
         "learning_rate": t.learning_rate,
         "head_learning_rate": t.head_learning_rate,
@@ -93,6 +94,28 @@ def run_ours(problem: Problem, prepared: Prepared, steps: int, *, first: int = 0
         losses.append(float(found["squared_error"] / found["weight"]))
         pairs += float(found["weight"])
     return {"losses": losses, "seconds": seconds, "pairs": pairs}
+
+
+def curve_of_ours(problem: Problem, prepared: Prepared, every: int) -> dict[str, Any]:
+    """Validation RMSE after every so many updates, and the seconds of training until then, compilation left out."""
+    key, source = problem.spread.replicate(phases.stream(problem, prepared.phase.name)), prepared.source
+    evaluate = phases.validation_rmse(problem, prepared)
+    total = prepared.phase.epochs * source.steps_per_epoch
+    compiled: set[Any] = set()
+    state, seconds, curve = prepared.state, 0.0, []
+    for number, batch in prefetch(source, 0, total, problem.spread.shard):
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+        if shapes not in compiled:
+            prepared.step(own_copy(state), batch, key)
+            compiled.add(shapes)
+        jax.block_until_ready(state)
+        start = time.perf_counter()
+        state, _ = prepared.step(state, batch, key)
+        jax.block_until_ready(state)
+        seconds += time.perf_counter() - start
+        if (number + 1) % every == 0 or number + 1 == total:
+            curve.append({"updates": number + 1, "seconds": seconds, "rmse": evaluate(state)})
+    return {"curve": curve, "updates_per_epoch": source.steps_per_epoch}
 
 
 def epochs_of_ours(problem: Problem, prepared: Prepared, epochs: int) -> dict[str, Any]:

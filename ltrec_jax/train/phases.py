@@ -168,7 +168,7 @@ def run(
             source=prepared.source,
             parallel=problem.spread,
             key=problem.spread.replicate(stream(problem, prepared.phase.name)),
-            evaluate=_validation_rmse(problem, prepared) if len(problem.split.validation_rows) else None,
+            evaluate=validation_rmse(problem, prepared) if len(problem.split.validation_rows) else None,
             checkpoints=checkpoints,
             writer=writer,
         )
@@ -202,7 +202,8 @@ def _items(problem: Problem, pooled_KxE: Array, state: TrainState, items: np.nda
     return q, b
 
 
-def _validation_rmse(problem: Problem, prepared: Prepared) -> Evaluate:
+def validation_rmse(problem: Problem, prepared: Prepared) -> Evaluate:
+    """A function from a state of the phase to its root mean squared error on the split's validation part."""
     events = problem.split.validation
     items, slot = np.unique(events.item, return_inverse=True)
 
