@@ -42,7 +42,7 @@ def reached(curve: list[dict[str, float]], rmse: float) -> dict[str, float] | No
 def main() -> None:
     parser = arguments(str(__doc__).splitlines()[0])
     parser.add_argument("--torch-python", help="interpreter with torch and transformers; default: this one")
-    parser.add_argument("--plain-steps", type=int, default=300, help="updates after which plain PyTorch is given up")
+    parser.add_argument("--plain-steps", type=int, default=400, help="updates after which plain PyTorch is given up")
     parser.add_argument("--task", nargs=2, metavar=("NAME", "SETTINGS"), help="one measurement, in this process")
     given = parser.parse_args()
     if given.task:
@@ -51,7 +51,7 @@ def main() -> None:
     import two_tower
 
     torch_python = given.torch_python or two_tower.default_torch_python()
-    every, epochs = (20, 1) if given.quick else (10, EPOCHS)
+    every, epochs = (20, 1) if given.quick else (20, EPOCHS)
     with tempfile.TemporaryDirectory(prefix="bench-quality-") as name:
         folder = Path(name) / "exchange"
         mine = in_child(__file__, "ours", precision="bfloat16", epochs=epochs, every=every, exchange=str(folder))
@@ -74,7 +74,7 @@ def main() -> None:
             variant="plain",
             batch=PLAIN_BATCH,
             steps=20 if given.quick else given.plain_steps,
-            **(asked | {"precision": "float32", "every": 2 * every}),
+            **(asked | {"precision": "float32", "every": 3 * every}),
         )
 
     best = reached(mine["curve"], good)
