@@ -1,6 +1,8 @@
 """Set-up shared by all tests: strict JAX on eight virtual CPU devices, small worlds, and real data where needed."""
 
+import html.parser
 import os
+import re
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -132,3 +134,39 @@ def cache(tmp_path, monkeypatch) -> Path:
     """An empty cache directory for one test."""
     monkeypatch.setenv("LTREC_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+class Balanced(html.parser.HTMLParser):
+    """Fails on an element that is closed in the wrong place; collects visible text."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text = [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="session")
+def page_text():
+    """A function from a page to its visible text, that fails if the page is not well formed or loads anything."""
+
+    def visible(page: str) -> str:
+        assert not re.search(r"<(script|link|img|iframe|object|embed)\b|@import|\bsrc=", page)
+        assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', page))
+        parser = Balanced()
+        parser.feed(page)
+        parser.close()
+        assert parser.open == []
+        return " ".join(" ".join(parser.text).split())
+
+    return visible

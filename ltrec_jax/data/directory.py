@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -169,7 +170,17 @@ def _digest_cells(digest: "hashlib._Hash", cells: pd.Series) -> None:
         digest.update(b"n" + numbers.tobytes())
         return
     for start in range(0, len(cells), _PIECE):
-        piece = cells.iloc[start : start + _PIECE].tolist()
+        held = cells.iloc[start : start + _PIECE]
+        if isinstance(held.dtype, pd.StringDtype) and not held.hasnans:
+            # As below, without an object for each text.
+            texts = pa.Table.from_pandas(held.to_frame("_"), preserve_index=False)["_"].cast(pa.large_string())
+            texts = texts.combine_chunks()
+            digest.update(b"t" + pc.utf8_length(texts).to_numpy().astype(np.int64).tobytes())
+            _, offsets, data = texts.buffers()
+            ends = np.frombuffer(offsets, np.int64)[texts.offset :]
+            digest.update(memoryview(data)[ends[0] : ends[len(texts)]] if data is not None else b"")
+            continue
+        piece = held.tolist()
         if all(isinstance(cell, str) for cell in piece):
             digest.update(b"t" + np.fromiter(map(len, piece), np.int64, len(piece)).tobytes())
             digest.update("".join(piece).encode("utf-8", "surrogatepass"))

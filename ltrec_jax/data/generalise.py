@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from ltrec_jax.errors import UserError
 
@@ -51,20 +52,24 @@ def k_anonymous(frame: pd.DataFrame, *, k: int, max_suppressed: float = 0.05) ->
         return Protected(frame, dict.fromkeys(map(str, frame.columns), "as it is"), 0, len(frame))
     if len(frame) < k:
         raise UserError(f"{len(frame)} users cannot hide among {k}. Choose a smaller k or drop the columns.")
-    ladders = {name: _ladder(frame[name], k) for name in frame.columns}
+    columns = tqdm(list(frame.columns), desc="coarser values of each column", delay=1.0)
+    ladders = {name: _ladder(frame[name], k) for name in columns}
     step = dict.fromkeys(frame.columns, 0)
-    while True:
-        current = pd.DataFrame({name: ladders[name][step[name]].values for name in frame.columns})
-        group = _groups(current)
-        size = np.bincount(group)
-        if (size[group] < k).sum() <= max_suppressed * len(frame):
-            break
-        coarser = [name for name in frame.columns if step[name] + 1 < len(ladders[name])]
-        if not coarser:
-            break
-        different = current.nunique(dropna=False).to_dict()
-        widest = max(coarser, key=lambda name: different[name])
-        step[widest] += 1
+    most = sum(len(ladder) - 1 for ladder in ladders.values())
+    with tqdm(total=most, desc="generalising (steps, at most)", delay=1.0) as bar:
+        while True:
+            current = pd.DataFrame({name: ladders[name][step[name]].values for name in frame.columns})
+            group = _groups(current)
+            size = np.bincount(group)
+            if (size[group] < k).sum() <= max_suppressed * len(frame):
+                break
+            coarser = [name for name in frame.columns if step[name] + 1 < len(ladders[name])]
+            if not coarser:
+                break
+            different = current.nunique(dropna=False).to_dict()
+            widest = max(coarser, key=lambda name: different[name])
+            step[widest] += 1
+            bar.update()
     gone = _suppressed(current, group, size, k)
     # Whole columns are rebuilt, so that no categorical keeps the words of a value that is gone.
     result = pd.DataFrame({name: _blank(current[name], gone) for name in frame.columns})

@@ -38,8 +38,10 @@ class UserRanges:
         """Range the bins of `width` user codes each so that a range has about `rows` events (but whole bins)."""
         self._folder, self._width, self._threads = folder, width, threads
         upto = np.cumsum(events_per_bin)
-        self._range_of_bin = np.unique((upto - 1) // rows, return_inverse=True)[1].astype(np.uint16)
-        self._counts = [0] * (int(self._range_of_bin[-1]) + 1)
+        place = np.unique((upto - 1) // rows, return_inverse=True)[1]
+        # Few bytes are sorted faster.
+        self._range_of_bin = place.astype(np.min_scalar_type(place[-1]))
+        self._counts = [0] * (int(place[-1]) + 1)
 
     @classmethod
     def of(

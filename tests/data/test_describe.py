@@ -1,9 +1,7 @@
 """The description counts right, and the page says it without help from outside."""
 
 import dataclasses
-import html.parser
 import io
-import re
 
 import numpy as np
 import pandas as pd
@@ -12,26 +10,6 @@ from rich.console import Console
 
 from ltrec_jax.data import describe, splits, synthetic, text_lengths
 from ltrec_jax.data.dataset import Dataset, Interactions, Split
-
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-class Balanced(html.parser.HTMLParser):
-    """Fails on an element that is closed in the wrong place; collects visible text."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.text = [], []
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +33,16 @@ def made(items, user, item, rating=None, timestamp=None, num_users=3, info=None)
     )
 
 
-def written(description, tmp_path):
-    describe.write_page(description, tmp_path / "page.html")
-    text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    parser = Balanced()
-    parser.feed(text)
-    parser.close()
-    assert parser.open == []
-    return text, " ".join(" ".join(parser.text).split())
+@pytest.fixture
+def written(page_text, tmp_path):
+    """A function from a description to its page and the page's visible text."""
+
+    def write(description):
+        describe.write_page(description, tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text(encoding="utf-8")
+        return page, page_text(page)
+
+    return write
 
 
 def test_counts_by_hand():
@@ -146,11 +126,9 @@ def test_pieces_do_not_matter(world, monkeypatch):
     assert [text.words for text in whole.texts] == [text.words for text in pieces.texts]
 
 
-def test_the_page_is_whole_and_loads_nothing(world, tmp_path):
-    page, text = written(describe.describe(world, splits.make(world, "random")), tmp_path)
+def test_the_page_is_whole_and_loads_nothing(world, written):
+    page, text = written(describe.describe(world, splits.make(world, "random")))
     assert "http" not in page
-    assert not re.search(r"<(script|link|img|iframe|object|embed)\b|@import|\bsrc=", page)
-    assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', page))
     assert page.count("<svg") == 7
     assert 'name="viewport"' in page
     for expected in ("3,000", "cold items", "validation", "Most popular items", "Some items without events", "Gini"):
@@ -159,12 +137,12 @@ def test_the_page_is_whole_and_loads_nothing(world, tmp_path):
     assert "mathdefault" not in page
 
 
-def test_what_comes_from_outside_is_escaped(tmp_path):
+def test_what_comes_from_outside_is_escaped(written):
     evil = '<script>alert("1")</script> $x^2$ 电影'
     items = {"item_id": [evil, "b"], evil: [evil, evil * 40]}
     dataset = made(items, [0, 1], [0, 0], [1, 2], [0, 9], info={evil: evil, "licence": evil})
     named = dataclasses.replace(dataset, name=evil)
-    page, text = written(describe.describe(named), tmp_path)
+    page, text = written(describe.describe(named))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "电影" in text
@@ -187,9 +165,9 @@ BARE = {"item_id": ["a", "b"]}
     ],
     ids=["no times, no texts", "no events", "one event", "milliseconds", "nothing", "texts all missing", "lists"],
 )
-def test_poor_datasets_have_a_page_too(dataset, pictures, tmp_path):
+def test_poor_datasets_have_a_page_too(dataset, pictures, written):
     found = describe.describe(dataset)
-    page, _ = written(found, tmp_path)
+    page, _ = written(found)
     assert page.count("<svg") == pictures
     describe.print_description(found, Console(file=io.StringIO(), width=80))
 
@@ -221,21 +199,21 @@ def test_text_columns_are_those_that_hold_texts():
     assert [(text.name, text.missing) for text in found] == [("title", 1), ("tags", 1)]
 
 
-def test_the_same_data_give_the_same_page(world, tmp_path):
-    first, _ = written(describe.describe(world), tmp_path)
-    assert written(describe.describe(world), tmp_path)[0] == first
+def test_the_same_data_give_the_same_page(world, written):
+    first, _ = written(describe.describe(world))
+    assert written(describe.describe(world))[0] == first
 
 
-def test_movielens(ml100k, tmp_path):
+def test_movielens(ml100k, written):
     found = describe.describe(ml100k)
     assert (found.users, found.items, found.events) == (943, 1682, 100_000)
     assert found.ratings.counts.tolist() == [6110, 11370, 27145, 34174, 21201]
     assert found.examples["head"][0].text.startswith("Star Wars")
     assert found.examples["head"][0].events == 583
-    assert "Star Wars" in written(found, tmp_path)[1]
+    assert "Star Wars" in written(found)[1]
 
 
 @pytest.mark.parametrize("span", [1, 50, 5_000, 90_000, 10**6, 10**7, 6 * 10**7, 10**8, 2 * 10**9])
-def test_any_stretch_of_time_has_a_picture(span, tmp_path):
+def test_any_stretch_of_time_has_a_picture(span, written):
     events = made(BARE, [0, 1], [0, 1], [1, 2], [10**9 - span, 10**9])
-    assert written(describe.describe(events), tmp_path)[0].count("<svg") == 5
+    assert written(describe.describe(events))[0].count("<svg") == 5
