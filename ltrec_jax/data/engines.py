@@ -3,13 +3,14 @@
 Out of scope: what the steps are (`relations`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ltrec_jax.data.ingest import name
 from ltrec_jax.data.sources.reading import run
+from ltrec_jax.errors import UserError
 
 if TYPE_CHECKING:
     import duckdb
@@ -72,11 +73,16 @@ class DuckEngine:
         run(self._connection, f"CREATE TEMP TABLE {name(table)} AS {query}", what)
         return self.table(table)
 
-    def stream(self, expression: "ir.Table", rows: int) -> "pa.RecordBatchReader":
-        """The rows of an expression, about `rows` at a time, while DuckDB computes the next."""
+    def stream(self, expression: "ir.Table", rows: int, what: str) -> "Iterator[pa.RecordBatch]":
+        """The rows of an expression, at most so many at a time, while DuckDB computes the next."""
+        import duckdb
         import ibis
 
-        return self._connection.sql(ibis.to_sql(expression, dialect="duckdb")).to_arrow_reader(rows)
+        try:
+            yield from self._connection.sql(ibis.to_sql(expression, dialect="duckdb")).to_arrow_reader(rows)
+        except (duckdb.Error, OSError) as error:
+            # Arrow hands on what DuckDB raises later as OSError.
+            raise UserError(f"{what} failed: {' '.join(str(error).split())[:300]}") from error
 
     def give(self, table: str, columns: Mapping[str, np.ndarray]) -> "ir.Table":
         """Make arrays known as a table."""

@@ -66,7 +66,7 @@ class UserRanges:
         ranges = cls(folder, per_bin, width, rows, threads)
         with ThreadPoolExecutor(1) as pool, tqdm(total=total, desc="coding", delay=1.0, unit=" rows") as bar:
             job = pool.submit(int)
-            for batch in engine.stream(events, _BATCH):
+            for batch in engine.stream(events, _BATCH, "coding"):
                 job.result()
                 job = pool.submit(ranges.add, batch)
                 bar.update(len(batch))

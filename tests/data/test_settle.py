@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ltrec_jax.data import columns, ranges, relations, settle
 from ltrec_jax.data.engines import DuckEngine
 from ltrec_jax.data.prepare_options import PrepareOptions
+from ltrec_jax.errors import UserError
 
 PLAIN = PrepareOptions()
 OPTIONS = [
@@ -110,3 +111,14 @@ def test_ranges_hold_whole_users_and_every_event(tmp_path):
     assert np.array_equal(np.sort(np.concatenate(parts)), np.sort(user))
     bounds = [(part.min(), part.max()) for part in parts]
     assert all(before[1] < after[0] for before, after in itertools.pairwise(bounds))
+
+
+def test_what_fails_in_the_middle_of_a_stream_is_one_clear_line():
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TABLE t AS SELECT CASE WHEN i = 900 THEN 'x' ELSE '1' END AS a FROM range(1000) r(i)"
+        )
+        engine = DuckEngine(connection)
+        table = engine.table("t")
+        with pytest.raises(UserError, match=r"^coding failed: Conversion Error: .*'x'.*"):
+            list(engine.stream(table.mutate(b=table.a.cast("int64")), 100, "coding"))
