@@ -15,7 +15,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ltrec_jax import storage
-from ltrec_jax.data.mirrors import Hub, LocalFolder, Mirror, MirrorError, Together, Url, Wheel, inside
+from ltrec_jax.data.archives import MirrorError, inside
+from ltrec_jax.data.mirrors import Hub, LocalFolder, Mirror, Together, Url, Wheel
 from ltrec_jax.errors import UserError
 
 __all__ = ["Artifact", "Hub", "LocalFolder", "Mirror", "Together", "Url", "Wheel", "cached", "fetch", "fetch_any"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ltrec_jax.data import columns as names
-from ltrec_jax.data import ingest, loading, validate
+from ltrec_jax.data import ingest, loading, rejected, validate
 from ltrec_jax.data.prepare_options import ColumnMap, PrepareOptions
 from ltrec_jax.errors import UserError
 
@@ -28,12 +28,12 @@ _TIMESTAMP = ("timestamp", "time", "ts", "unix_time", "unixreviewtime", "datetim
 
 def read(
     connection: "duckdb.DuckDBPyConnection", sources: Mapping[str, Any], mapping: ColumnMap, options: PrepareOptions
-) -> list[validate.Judged]:
+) -> list[rejected.Judged]:
     """Make the tables events, items_kept, users_kept and rejected of the `sources` interactions, items and users.
 
     A source is a path, a data frame or None (not interactions); the first of the results is about the interactions.
     """
-    validate.create_rejected(connection)
+    rejected.create(connection)
     judged = [_read_interactions(connection, sources["interactions"], mapping, options)]
     for kind, key, named, guesses, wanted in (
         ("items", names.ITEM_ID, mapping.item_key, (*_ITEM, "id"), mapping.item_columns),
@@ -49,7 +49,7 @@ def read(
 
 def _read_interactions(
     connection: "duckdb.DuckDBPyConnection", source: Any, mapping: ColumnMap, options: PrepareOptions
-) -> validate.Judged:
+) -> rejected.Judged:
     layout = ingest.inspect(connection, source, "interactions", options, (*_USER, *_ITEM, *_RATING, *_TIMESTAMP))
     chosen = {
         names.USER_ID: _choose(layout, mapping.user, _USER, "user"),
@@ -75,7 +75,7 @@ def _read_table(
     guesses: Sequence[str],
     wanted: Sequence[str],
     options: PrepareOptions,
-) -> validate.Judged:
+) -> rejected.Judged:
     layout = ingest.inspect(connection, source, kind, options, guesses)
     key_column = _choose(layout, named, guesses, f"{kind[:-1]}_key")
     for column in wanted:
