@@ -19,7 +19,14 @@ from ltrec_jax.types import Array
 NO_ITEM = -1
 """Fills the end of a list when fewer than k items may be listed; its score is -inf."""
 BLOCK_USERS = 256
+_MOST_SCORES = 1 << 23
 _SMALLEST_EXCLUSION = 1024
+
+
+def users_per_block(num_items: int) -> int:
+    """How many users to rank at a time: 256, fewer (a power of two, at least 8) where their scores would pass 32 MB."""
+    fitting = _MOST_SCORES // max(num_items, 1)
+    return min(BLOCK_USERS, max(8, 1 << max(fitting.bit_length() - 1, 0)))
 
 
 class ItemLists(Protocol):

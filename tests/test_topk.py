@@ -130,3 +130,10 @@ def test_several_candidate_sets_share_their_scores():
         for block, expected in zip(blocks, alone, strict=True):
             np.testing.assert_array_equal(block[place][0], expected[0])
             np.testing.assert_array_equal(block[place][1], expected[1])
+
+
+@pytest.mark.parametrize(
+    ("items", "users"), [(0, 256), (3_706, 256), (32_768, 256), (50_000, 128), (1 << 20, 8), (1 << 24, 8)]
+)
+def test_a_block_of_scores_stays_small(items, users):
+    assert topk.users_per_block(items) == users

@@ -178,8 +178,11 @@ def _gap(model: Recommender, imputed: Recommender, users_U: np.ndarray, block_us
     found = []
     for start in range(0, len(users_U), block_users):
         rows = np.minimum(np.arange(start, start + block_users), len(users_U) - 1)
-        found.append(_squared_distance(model.score(users_U[rows]), imputed.score(users_U[rows])))
-    return np.concatenate([np.asarray(block, np.float64) for block in found])[: len(users_U)]
+        # Read at once: blocks that wait for their turn would all hold their scores.
+        found.append(
+            np.asarray(_squared_distance(model.score(users_U[rows]), imputed.score(users_U[rows])), np.float64)
+        )
+    return np.concatenate(found)[: len(users_U)]
 
 
 @jax.jit

@@ -64,7 +64,7 @@ def rank(
     k: int,
     *,
     candidates: Mapping[str, np.ndarray | None],
-    block_users: int = topk.BLOCK_USERS,
+    block_users: int,
     name: str = "model",
 ) -> dict[str, Lists]:
     """The k best unseen items of each target user, and which of them are targets, from each set of candidates.

@@ -50,7 +50,7 @@ def evaluate(
     primary: str,
     ks: Sequence[int] = (10, 20),
     positive_rating: float,
-    block_users: int = topk.BLOCK_USERS,
+    block_users: int | None = None,
     seed: int = 0,
     rating: bool = True,
     seconds: Mapping[str, Mapping[str, float]] | None = None,
@@ -70,13 +70,15 @@ def evaluate(
     and cold nDCG of these. `train_counts` int [I] are training events per item. The first k is the one of the
     catalogue figures, comparisons and headlines.
 
-    `seconds` (model -> stage -> s) stands in the report beside the time that scoring took. `imputed_by` names the model
-    whose ratings the doubly robust estimate imputes; `item_vectors` [I, E], such as text vectors, are what intra-list
-    diversity is measured in; `dials` (model -> place -> the model turned to it) gives the curve of tail against warm
-    accuracy. Without them these figures have no value. No data gives value None and n 0, never NaN. An empty test
-    part is a `UserError`.
+    `block_users` users are scored at a time (None: as many as 32 MB of scores hold, at most 256): memory follows the
+    number of items or of users, never their product. `seconds` (model -> stage -> s) stands in the report beside the
+    time that scoring took. `imputed_by` names the model whose ratings the doubly robust estimate imputes;
+    `item_vectors` [I, E], such as text vectors, are what intra-list diversity is measured in; `dials` (model -> place
+    -> the model turned to it) gives the curve of tail against warm accuracy. Without them these figures have no value.
+    No data gives value None and n 0, never NaN. An empty test part is a `UserError`.
     """
     _check(models, split, groups, train_counts, primary, ks, imputed_by, item_vectors)
+    block_users = block_users or topk.users_per_block(split.dataset.num_items)
     train_counts, cutoffs = np.asarray(train_counts), tuple(dict.fromkeys(ks))
     asked = exam(split, positive_rating, cutoffs, groups, train_counts)
     imputed = models[imputed_by] if imputed_by else None

@@ -54,7 +54,7 @@ def test_lists_from_a_part_of_the_catalogue_hold_nothing_else(world):
 def test_nobody_to_rank_for(world):
     seen = history(world.split.train, 14)
     wanted = ranking.targets(world.split.test, seen, 20, 9.0)
-    found = ranking.rank(world.random_model(), wanted, seen, 20, 8, candidates={"all": None})["all"]
+    found = ranking.rank(world.random_model(), wanted, seen, 20, 8, candidates={"all": None}, block_users=4)["all"]
     assert found.items.shape == found.hits.shape == (0, 8)
 
 
@@ -63,5 +63,12 @@ def test_a_nan_names_the_model(world):
     wanted = ranking.targets(world.split.test, seen, 20, 4.0)
     with pytest.raises(ValueError, match=r"'broken'.*NaN"):
         ranking.rank(
-            world.model(np.full((14, 20), np.nan)), wanted, seen, 20, 3, candidates={"all": None}, name="broken"
+            world.model(np.full((14, 20), np.nan)),
+            wanted,
+            seen,
+            20,
+            3,
+            candidates={"all": None},
+            block_users=4,
+            name="broken",
         )
