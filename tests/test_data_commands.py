@@ -36,7 +36,7 @@ def test_prepare_keeps_the_cold_catalogue_and_sets_bad_rows_aside(files, capsys)
 
 
 def test_flags_go_over_the_options_file(files, capsys):
-    assert prepare("--options.scale", "1", "10") == 0
+    assert prepare("--scale", "1", "10") == 0
     assert "4 interactions, 3 users" in capsys.readouterr().out
 
 
@@ -52,16 +52,23 @@ def test_describe_writes_a_page_and_anonymise_leaves_no_name(files, capsys):
     assert not set(users) & {"anna", "ben"}
 
 
+def test_strict_refuses_what_the_table_of_items_lacks(files, capsys):
+    (files / "few.csv").write_text("film,title\n1,Toy Story\n")
+    assert prepare("--items", "few.csv", "--scale", "1", "10", "--strict", "--engine", "duckdb") == 2
+    assert "2 items of the interactions are missing" in capsys.readouterr().err
+    assert not (files / "data").exists()
+
+
 def test_prepare_says_what_each_step_kept(files, capsys):
     (files / "few.csv").write_text("film,title\n1,Toy Story\n")
-    assert prepare("--items", "few.csv", "--options.scale", "1", "10", "--options.min-item-interactions", "2") == 0
+    assert prepare("--items", "few.csv", "--scale", "1", "10", "--min-item-interactions", "2") == 0
     said = capsys.readouterr().out
     assert "interactions: 2 of 4 interactions" in said
     assert "2 items of the interactions are not in the table of items" in said
 
 
 def test_describe_shows_a_split(files, capsys):
-    assert prepare("--options.scale", "1", "10") == 0
+    assert prepare("--scale", "1", "10") == 0
     assert cli.main(["data", "describe", "data", "--split", "temporal"]) == 0
     said = capsys.readouterr().out
     assert "validation" in said

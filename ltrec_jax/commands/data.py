@@ -74,7 +74,7 @@ class PrepareSettings:
     """Every flag of `ltrec data prepare` beyond its files."""
 
     columns: ColumnMap
-    options: PrepareOptions
+    options: tyro.conf.OmitArgPrefixes[PrepareOptions]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Prepare:
     """Make a dataset directory from your own files: CSV, TSV, JSONL or Parquet, larger than memory if need be.
 
     Rows that cannot be used are set aside in OUT/rejected.parquet with the reason and the line. Every option is a flag:
-    --options.min-user-interactions 5, --options.scale 1 5, --columns.user customer.
+    --min-user-interactions 5, --scale 1 5, --strict, --engine spark, --columns.user customer.
 
-    Example:  ltrec data prepare ratings.csv --items films.csv --out data/films --options.scale 1 5
+    Example:  ltrec data prepare ratings.csv --items films.csv --out data/films --scale 1 5
     """
 
     interactions: Annotated[
