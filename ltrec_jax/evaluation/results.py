@@ -210,8 +210,9 @@ class Report:
         return Grid(metric, columns, tuple(sizes[part] for part in columns), tuple(rows))
 
     def table(self) -> str:
-        """The headline metrics as Markdown tables, in plain text."""
-        blocks = [_markdown(self.grid(metric), self.primary) for metric in self.headlines]
+        """The headline metrics as Markdown tables, in plain text; warm and cold items ranked apart where there are both."""
+        grids = [grid for metric in self.headlines for grid in (self.grid(metric), self.among_grid(metric))]
+        blocks = [_markdown(grid, self.primary) for grid in grids if grid.columns]
         return "\n\n".join([*blocks, legend(self.primary)])
 
     def to_dict(self) -> dict[str, Any]:

@@ -131,7 +131,17 @@ def test_the_terminal_shows_every_model_and_group(found):
     stream = io.StringIO()
     report.print_report(found, Console(file=stream, width=140))
     shown = stream.getvalue()
-    for expected in ("RMSE on small, by hand", "nDCG@10", "ours", "noise", "head", "cold", "▼", "lower is better"):
+    for expected in (
+        "RMSE on small, by hand",
+        "nDCG@10",
+        "ours",
+        "noise",
+        "head",
+        "cold",
+        "▼",
+        "lower is better",
+        "ranked apart",
+    ):
         assert expected in shown
 
 
