@@ -76,6 +76,8 @@ class Train:
         processes.connect(self.coordinator, self.num_processes, self.process_id)
         experiment.train(chosen, self.out, resume=self.resume, profile=self.profile)
         if processes.is_first():
+            if self.profile:
+                print(f"The trace is {self.out / 'profile'}: open its perfetto_trace.json.gz at ui.perfetto.dev.")
             print(f"The model is {self.out / 'bundle'}. Next: ltrec evaluate {self.out}")
 
 

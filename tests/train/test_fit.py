@@ -62,6 +62,22 @@ def test_the_log_tells_tokens_and_pairs(run, small_split):
     assert all(r["tokens_encoded"] > 0 for r in rows)
 
 
+@pytest.mark.slow
+def test_a_run_is_traced_and_tracked_where_asked(small_split, small_config, tmp_path, cache):
+    out = tmp_path / "run"
+    config = with_train(small_config, head_epochs=1, epochs=2, trainable="top:1", track=("tensorboard",))
+    fit(small_split, config, out, profile=2)
+    assert list((out / "profile").rglob("*.xplane.pb"))
+    assert {path.name for path in (out / "tensorboard").iterdir()} == {"head", "encoder"}
+    rows = read_rows(out / "metrics.jsonl")
+    head, encoder = (row for row in rows if "encodings_per_epoch" in row)
+    assert head["encodings_per_epoch"] == 0 < encoder["encodings_per_epoch"]
+    [peak] = (row for row in rows if "share_of_peak" in row)
+    assert peak["phase"] == "encoder"
+    assert 0 < peak["share_of_peak"] == peak["model_flops_per_second"] / peak["matmul_peak"]
+    assert len(list(cache.glob("hidden/*/values.npy"))) == 1
+
+
 def test_cut_texts_are_counted_and_told(small_split, small_config, tmp_path, capsys):
     data = dataclasses.replace(small_config.data, max_length=4)
     config = dataclasses.replace(with_train(small_config, head_epochs=1, epochs=0), data=data)
