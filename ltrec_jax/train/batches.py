@@ -9,6 +9,7 @@ Out of scope: what the model does with a batch, and where it is placed (`paralle
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -25,7 +26,7 @@ _RUNGS = (1.0, 1.125, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 _PRIMES = np.array(
     [2147483647, 2147483629, 2147483587, 2147483579, 2147483563, 2147483549, 2147483543, 2147483497], np.int64
 )
-_SAMPLED_STEPS = 64
+_SAMPLED_STEPS, _SAMPLED_EPOCHS = 256, 8
 
 
 class Source(Protocol):
@@ -247,11 +248,15 @@ class BatchSource:
         return order, np.cumsum(chunks) - chunks, generator.permutation(self.steps_per_epoch)
 
     def _measure(self) -> tuple[int, int]:
-        """Capacities per device for pairs and token rows that nearly every batch fits, from the first epoch."""
-        steps = np.unique(np.linspace(0, self.steps_per_epoch - 1, _SAMPLED_STEPS).astype(int))
+        """Capacities per device for pairs and token rows that nearly every batch fits, from the first epochs.
+
+        One batch that does not fit compiles the step anew, which takes as long as an epoch of MovieLens-100K.
+        """
+        epochs = min(_SAMPLED_EPOCHS, -(-_SAMPLED_STEPS // self.steps_per_epoch))
+        steps = np.unique(np.linspace(0, self.steps_per_epoch - 1, -(-_SAMPLED_STEPS // epochs)).astype(int))
         pairs, rows = 1, 1
-        for step in steps:
-            units = self.units(0, int(step))
+        for epoch, step in itertools.product(range(epochs), steps.tolist()):
+            units = self.units(epoch, step)
             for first in range(self._parts):
                 part = slice(first, None, self._parts)
                 pairs = max(pairs, int(units.size[part].sum()))
