@@ -137,14 +137,14 @@ class Describe:
 
         from ltrec_jax import experiment
         from ltrec_jax.config import Config, DataConfig
-        from ltrec_jax.data import describe
+        from ltrec_jax.data import describe, describe_shown
 
         dataset = experiment.load(self.data)
         config = Config(data=DataConfig(split=self.split), seed=self.seed)
         found = describe.describe(dataset, experiment.split_of(dataset, config) if self.split else None)
-        describe.print_description(found, Console())
+        describe_shown.print_description(found, Console())
         page = self.page or Path(f"{dataset.name}.html")
-        describe.write_page(found, page)
+        describe_shown.write_page(found, page)
         print(f"The page is {page}")
 
 

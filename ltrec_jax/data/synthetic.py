@@ -2,10 +2,9 @@
 
 Popularity follows Zipf's law, some items are cold, ratings come from latent factors that the item's topic explains in
 part, and the texts tell the topic: so text can help on cold items, and how much is known. Out of scope: the wording of
-the texts (`synthetic_texts`), splits, anything learnt.
+the texts (`synthetic_texts`), the formulas of the truth (`synthetic_truth`), splits, anything learnt.
 """
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,80 +12,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy.special import ndtr
 from tqdm import tqdm
 
 from ltrec_jax import storage
 from ltrec_jax.data import columns, synthetic_texts
 from ltrec_jax.data.dataset import Dataset, Interactions
+from ltrec_jax.data.synthetic_truth import SIGNAL, Truth, quarter
 from ltrec_jax.errors import UserError
 
 _CELLS = 1 << 22
 _START, _SPAN = 1_577_836_800, 4 * 365 * 86_400  # four years from 2020-01-01
 _USER_ZIPF = 0.5
-_BIAS, _SIGNAL = 0.3, 0.8  # standard deviations of a bias and of <p_u, q_i>, in quarters of the scale
-
-
-@dataclasses.dataclass(frozen=True)
-class Truth:
-    """What `catalogue` drew from.
-
-    topic_I int64[I]; user_UxD, item_IxD, user_bias_U, item_bias_I float64, with
-    mean(u, i) = base + user_bias_u + item_bias_i + <user_u, item_i>, and rating = mean + noise * N(0, 1), rounded and
-    clipped to `scale`. count_I int64[I]: interactions of each item. P(pair (u, i) is in the data) =
-    min(1, odds_i * activity_u * exp(selection * <user_u, item_i> / sd)), where sd, a fifth of the width of the scale,
-    is the standard deviation of <user_u, item_i> over all pairs that could have been.
-    """
-
-    topic_I: np.ndarray
-    user_UxD: np.ndarray
-    item_IxD: np.ndarray
-    user_bias_U: np.ndarray
-    item_bias_I: np.ndarray
-    base: float
-    noise: float
-    scale: tuple[int, int]
-    count_I: np.ndarray
-    activity_U: np.ndarray
-    odds_I: np.ndarray
-    selection: float
-
-    @property
-    def popularity(self) -> np.ndarray:
-        """Share of the interactions that each item has, float64[I]; 0 for a cold item."""
-        shares: np.ndarray = self.count_I / self.count_I.sum()
-        return shares
-
-    def mean(self, users_P: np.ndarray, items_P: np.ndarray) -> np.ndarray:
-        """The rating of each pair before noise, rounding and clipping, float64[P]."""
-        value: np.ndarray = self.base + self.user_bias_U[users_P] + self.item_bias_I[items_P]
-        return value + self._affinity(users_P, items_P)
-
-    def expected(self, users_P: np.ndarray, items_P: np.ndarray) -> np.ndarray:
-        """The exact expectation of the rating of each pair, whether or not it is in the data, float64[P].
-
-        E[rating] = low + sum_{v = low + 1}^{high} P(mean + noise z >= v - 1/2). It is the best prediction there is.
-        """
-        low, high = self.scale
-        steps = np.arange(low + 1, high + 1) - 0.5
-        above_PxV = self.mean(users_P, items_P)[:, None] - steps
-        if self.noise == 0:
-            return low + (above_PxV >= 0).sum(axis=1).astype(np.float64)
-        reached: np.ndarray = low + ndtr(above_PxV / self.noise).sum(axis=1)
-        return reached
-
-    def propensity(self, users_P: np.ndarray, items_P: np.ndarray) -> np.ndarray:
-        """The probability that each pair is in the data, given the catalogue but not its draws, float64[P]."""
-        wish_P = np.exp(self.selection * self._affinity(users_P, items_P) / self._spread)
-        chance: np.ndarray = np.minimum(1.0, self.odds_I[items_P] * self.activity_U[users_P] * wish_P)
-        return chance
-
-    @property
-    def _spread(self) -> float:
-        return _SIGNAL * _quarter(self.scale)
-
-    def _affinity(self, users_P: np.ndarray, items_P: np.ndarray) -> np.ndarray:
-        return np.einsum("pd,pd->p", self.user_UxD[users_P], self.item_IxD[items_P])
+_BIAS = 0.3  # standard deviation of a bias, in quarters of the scale
 
 
 def catalogue(
@@ -120,12 +57,12 @@ def catalogue(
     warm = rng.permutation(num_items)[: num_items - num_cold]
     count_I[warm] = _zipf_counts(len(warm), num_interactions, num_users, zipf)
     topic_I = rng.integers(topics, size=num_items)
-    unit = _quarter(scale)
+    unit = quarter(scale)
     centre_TxD, own_IxD = rng.normal(size=(topics, dim)), rng.normal(size=(num_items, dim))
     item_IxD = np.sqrt(topic_share) * centre_TxD[topic_I] + np.sqrt(1 - topic_share) * own_IxD
-    user_UxD = rng.normal(size=(num_users, dim)) * (_SIGNAL * unit / np.sqrt(dim))
+    user_UxD = rng.normal(size=(num_users, dim)) * (SIGNAL * unit / np.sqrt(dim))
     activity_U = (1.0 + rng.permutation(num_users)) ** -_USER_ZIPF
-    wish_UxD = user_UxD * (selection / (_SIGNAL * unit))
+    wish_UxD = user_UxD * (selection / (SIGNAL * unit))
     user_N, item_N, odds_I = _observe(count_I, activity_U, wish_UxD, item_IxD, rng)
     truth = Truth(
         topic_I=topic_I,
@@ -198,7 +135,7 @@ def stream(
     topic_I = rng.integers(topics, size=num_items)
     item_of_rank, user_of_rank = rng.permutation(num_items).astype(np.int32), rng.permutation(num_users)
     user_ids, item_ids = _ids("u", num_users), _ids("i", num_items)
-    unit = _quarter(scale)
+    unit = quarter(scale)
     taste_UxT = rng.normal(scale[0] + 0.6 * (scale[1] - scale[0]), unit, (num_users, topics)).astype(np.float32)
     starts = range(0, num_interactions, rows_per_shard)
     with storage.new_directory(Path(directory), replace=replace) as new:
@@ -243,10 +180,6 @@ def _num_cold(
     if num_cold == num_items:
         raise UserError(f"With {num_cold} of {num_items} items cold there is no item left to interact with.")
     return num_cold
-
-
-def _quarter(scale: tuple[int, int]) -> float:
-    return (scale[1] - scale[0]) / 4
 
 
 def _zipf_counts(num_items: int, total: int, most: int, exponent: float) -> np.ndarray:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from ltrec_jax.data import describe, splits, synthetic, text_lengths
+from ltrec_jax.data import describe, describe_shown, splits, synthetic, text_lengths
 from ltrec_jax.data.dataset import Dataset, Interactions, Split
 
 
@@ -38,7 +38,7 @@ def written(page_text, tmp_path):
     """A function from a description to its page and the page's visible text."""
 
     def write(description):
-        describe.write_page(description, tmp_path / "page.html")
+        describe_shown.write_page(description, tmp_path / "page.html")
         page = (tmp_path / "page.html").read_text(encoding="utf-8")
         return page, page_text(page)
 
@@ -169,14 +169,14 @@ def test_poor_datasets_have_a_page_too(dataset, pictures, written):
     found = describe.describe(dataset)
     page, _ = written(found)
     assert page.count("<svg") == pictures
-    describe.print_description(found, Console(file=io.StringIO(), width=80))
+    describe_shown.print_description(found, Console(file=io.StringIO(), width=80))
 
 
 def test_the_terminal_shows_it_within_80_columns(world):
     stream = io.StringIO()
     named = dataclasses.replace(world, name="[bold]shop[/bold]")
     split = splits.make(named, "random")
-    describe.print_description(describe.describe(named, split), Console(file=stream, width=80))
+    describe_shown.print_description(describe.describe(named, split), Console(file=stream, width=80))
     shown = stream.getvalue()
     assert max(map(len, shown.splitlines())) <= 80
     for expected in ("[bold]shop[/bold]", "3,000", "24 (20.0%)", "head", "description", "validation"):
