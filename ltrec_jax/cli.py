@@ -29,8 +29,9 @@ COMMANDS: Mapping[str, type[Any]] = {
     "tune": tune.Tune,
     "evaluate": runs.Evaluate,
     "compare": compare.Compare,
-    "recommend": runs.Recommend,
+    "recommend": serving.Recommend,
     "serve": serving.Serve,
+    "export": serving.Export,
 }
 _TAKES_SETTINGS = (runs.Train, tune.Tune, pretrain.Pretrain, data.Prepare)
 

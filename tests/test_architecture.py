@@ -49,6 +49,7 @@ HEAVY_AND_OPTIONAL = {
     "starlette",
     "uvicorn",
     "prometheus_client",
+    "flatbuffers",
     "implicit",
     "optuna",
 }

@@ -1,4 +1,4 @@
-"""Commands that make and use a run: quickstart, train, evaluate, recommend.
+"""Commands that make and judge a run: quickstart, train, evaluate.
 
 What a command needs is imported when it runs, so that `--help` does not wait for JAX.
 """
@@ -103,28 +103,6 @@ class Evaluate:
         report, _ = experiment.evaluate_run(self.run_directory, names_in(self.baselines), self.settings)
         print_report(report, Console())
         print(f"The report is {self.run_directory / 'report.html'}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Recommend:
-    """Recommend items a user has not seen, with the liked items they resemble.
-
-    Example:  ltrec recommend runs/quickstart --user 42 -k 5
-    """
-
-    run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="run directory")]
-    user: Annotated[str, tyro.conf.arg(help="external user id")]
-    k: Annotated[int, tyro.conf.arg(aliases=["-k"], help="how many")] = 10
-
-    def run(self, settings: Sequence[str]) -> None:
-        from rich.console import Console
-
-        from ltrec_jax import experiment
-        from ltrec_jax.quickstart import recommendations_table
-        from ltrec_jax.serve.service import recommend
-
-        _, bundle = experiment.open_run(self.run_directory)
-        Console().print(recommendations_table(self.user, recommend(bundle, self.user, self.k)))
 
 
 def chosen_config(path: Path | None, flags: Sequence[str], command: str) -> Config:

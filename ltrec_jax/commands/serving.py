@@ -1,4 +1,4 @@
-"""Commands that deploy a run: serve. What a command needs is imported when it runs."""
+"""Commands that use a run: recommend, serve, export. What a command needs is imported when it runs."""
 
 import dataclasses
 import os
@@ -15,6 +15,83 @@ if TYPE_CHECKING:
     from ltrec_jax.serve.index import Index
 
 TOKEN_VARIABLE = "LTREC_TOKEN"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommend:
+    """Recommend items that somebody has not seen, with the liked items they resemble.
+
+    For a known user, for somebody new by what they like, by a text, or for everybody into a file.
+
+    Example:  ltrec recommend runs/quickstart --user 42 -k 5
+              ltrec recommend runs/quickstart --liked "Toy Story (1995)" --liked "Star Wars"
+    """
+
+    run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="run directory")]
+    user: Annotated[str, tyro.conf.arg(help="external user id")] = ""
+    liked: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(help="an item liked: its id or text; give several")
+    ] = ()
+    text: Annotated[str, tyro.conf.arg(help="what somebody is looking for")] = ""
+    all_users: Annotated[bool, tyro.conf.arg(help="lists for everybody, written to --out")] = False
+    out: Annotated[Path | None, tyro.conf.arg(help="Parquet file for --all-users")] = None
+    k: Annotated[int, tyro.conf.arg(aliases=["-k"], help="how many")] = 10
+    tail: Annotated[float, tyro.conf.arg(help="0: by score; 1: the rarest of the good candidates first")] = 0.0
+
+    def run(self, settings: Sequence[str]) -> None:
+        if sum((bool(self.user), bool(self.liked), bool(self.text), self.all_users)) != 1:
+            raise UserError("Say for whom: one of --user ID, --liked ITEM (several), --text TEXT or --all-users.")
+        if self.all_users and self.out is None:
+            raise UserError("--all-users needs a file: --out recs.parquet")
+        from rich.console import Console
+
+        from ltrec_jax import experiment
+        from ltrec_jax.quickstart import recommendations_table
+        from ltrec_jax.serve.batch import recommend_all
+        from ltrec_jax.serve.service import Query, Service
+
+        _, bundle = experiment.open_run(self.run_directory)
+        if self.out is not None and self.all_users:
+            if self.tail:
+                raise UserError("--tail has no place beside --all-users: the file holds the lists by score.")
+            rows = recommend_all(bundle, self.out, self.k)
+            print(f"{rows:,} recommendations for {bundle.num_users:,} users are in {self.out}")
+            return
+        service = Service(bundle)
+        try:
+            query = Query(
+                user=self.user or None,
+                liked=[service.items.named(name) for name in self.liked],
+                text=self.text or None,
+                k=self.k,
+                tail=self.tail,
+            )
+            whom = self.user or self.text or "somebody who likes " + "; ".join(self.liked)
+            Console().print(recommendations_table(whom, service.recommend([query])[0]))
+        finally:
+            service.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a run for other systems: the encoder as a jax.export program, vectors as npy and Parquet, FAISS.
+
+    Example:  ltrec export runs/quickstart --out exported --faiss hnsw
+    """
+
+    run_directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="run directory")]
+    out: Annotated[Path, tyro.conf.arg(help="directory to make")]
+    faiss: Annotated[
+        Literal["no", "hnsw", "ivf"], tyro.conf.arg(help="also a FAISS index of this kind (extra: faiss)")
+    ] = "no"
+
+    def run(self, settings: Sequence[str]) -> None:
+        from ltrec_jax import experiment
+        from ltrec_jax.serve.export import export_bundle
+
+        _, bundle = experiment.open_run(self.run_directory)
+        export_bundle(bundle, self.out, faiss=None if self.faiss == "no" else self.faiss)
+        print(f"{self.out / 'export.json'} says what is there and how to use it.")
 
 
 @dataclasses.dataclass(frozen=True)

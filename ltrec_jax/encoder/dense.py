@@ -73,6 +73,9 @@ def _product(left: jax.Array, right: jax.Array, contracted: tuple[tuple[int], tu
         # has no bfloat16 product at all ("UNIMPLEMENTED: ... BF16 x BF16 = F32" at run time, jax 0.10).
         return with_layout_constraint(anywhere(left, right), _ROW_MAJOR)
 
+    # float32 has a product for every layout, and stays free of what `jax.export` cannot promise to keep.
+    if policy == "float32":
+        return anywhere(left, right)
     return jax.lax.platform_dependent(left, right, cpu=on_cpu, default=anywhere)
 
 

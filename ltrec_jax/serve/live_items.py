@@ -5,6 +5,7 @@ item's old number answers no more. Readers never wait; writers take turns (the c
 searching (`spaces`), durability (`journal`).
 """
 
+import difflib
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -76,6 +77,32 @@ class LiveItems:
             examples = ", ".join(repr(one) for one in list(self._number_of)[:_EXAMPLES]) or "none"
             raise UserError(f"Unknown item {item_id!r}. The catalogue has {self.num_alive} items, such as {examples}.")
         return found
+
+    def named(self, name: str) -> str:
+        """The id of the item that a person means: an id, or a text or its beginning ("Toy Story"), in any case.
+
+        What fits no item or several is a `UserError` that shows some.
+        """
+        if name in self._number_of:
+            return name
+        asked = name.casefold().strip()
+        texts = {item_id: self.texts[number].casefold() for item_id, number in self._number_of.items()}
+        whole = [item_id for item_id, text in texts.items() if text == asked]
+        begun = whole or [item_id for item_id, text in texts.items() if asked and text.startswith(asked)]
+        if len(begun) == 1:
+            return begun[0]
+        if not begun:
+            heads = {text[: len(asked) + 8]: item_id for item_id, text in texts.items()}
+            near = [heads[one] for one in difflib.get_close_matches(asked, heads, n=_EXAMPLES, cutoff=0.5)]
+            near = [item_id for item_id, text in texts.items() if asked and asked in text][:_EXAMPLES] or near
+            hint = f" Do you mean {self._shown(near)}?" if near else " `ltrec serve` has a search."
+            raise UserError(f"No item is called {name!r}.{hint}")
+        raise UserError(
+            f"{name!r} begins {len(begun)} items: {self._shown(begun[:_EXAMPLES])}. Say more, or give an id."
+        )
+
+    def _shown(self, item_ids: Sequence[str]) -> str:
+        return "; ".join(f"{self.texts[self._number_of[one]]!r} (id {one})" for one in item_ids)
 
     def current(self, numbers: Iterable[int]) -> np.ndarray:
         """Numbers after changes: a changed item's old number becomes its newest one."""
