@@ -1,0 +1,158 @@
+"""What is known of a user or an item beside its ratings, as columns in named blocks: the anchors of `bayes`.
+
+Blocks are made from TRAINING events alone and standardised over the rows that have some; a row that lacks a block has
+zeros there (the mean). Any of them may be left out. Out of scope: what the columns are worth, which the model learns.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import scipy.sparse.linalg
+
+from ltrec_jax.errors import UserError
+
+INTERCEPT = "intercept"
+TEXT_DIMS = 20
+SINGULAR_VECTORS = 19
+_SEPARATOR = "|"
+_FEWEST = 10
+"""Rows that a value of an attribute needs for a column of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SideInformation:
+    """columns float32 [R, F]; group int32 [F] says which of `names` (the blocks) each column belongs to."""
+
+    columns: np.ndarray
+    group: np.ndarray
+    names: tuple[str, ...]
+
+
+def assemble(blocks: Mapping[str, np.ndarray], known_R: np.ndarray) -> SideInformation:
+    """Blocks [R, F_b] side by side behind an intercept, each standardised over the rows `known_R` (bool [R]).
+
+    Every column by itself, principal components too (0.8810 instead of 0.8824 on a validation part of MovieLens-100K
+    where they kept their proportions). Columns that are constant over the known rows are dropped. A block with another
+    number of rows, or with a number that is not finite, is a `UserError`.
+    """
+    parts, names = [np.ones((len(known_R), 1), np.float32)], [INTERCEPT]
+    for name, block in blocks.items():
+        if len(block) != len(known_R) or not np.isfinite(block).all():
+            raise UserError(f"Side information {name!r} must have a finite row for each of the {len(known_R)} rows.")
+        scaled = _standardised(np.asarray(block, np.float64), known_R)
+        if scaled.shape[1]:
+            parts.append(scaled)
+            names.append(name)
+    group = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
+    return SideInformation(np.concatenate(parts, axis=1), group.astype(np.int32), tuple(names))
+
+
+def text(vectors_IxE: np.ndarray, known_I: np.ndarray, dims: int = TEXT_DIMS) -> np.ndarray:
+    """The leading principal components of the text vectors, float64 [I, dims] (fewer where there are fewer items).
+
+    Components are those of the items with training events; a cold item's text is projected on them.
+    """
+    vectors_IxE = np.asarray(vectors_IxE, np.float64)
+    if not known_I.any():
+        return np.zeros((len(vectors_IxE), 0))
+    shifted = vectors_IxE - vectors_IxE[known_I].mean(axis=0)
+    _, _, right = np.linalg.svd(shifted[known_I], full_matrices=False)
+    right = right[:dims]
+    largest = np.take_along_axis(right, np.abs(right).argmax(axis=1)[:, None], axis=1)
+    return shifted @ (right * np.where(largest < 0, -1, 1)).T
+
+
+def popularity(counts_R: np.ndarray) -> np.ndarray:
+    """log(1 + n) and its centred square, float64 [R, 2]."""
+    log_R = np.log1p(np.asarray(counts_R, np.float64))
+    return np.stack([log_R, (log_R - log_R.mean()) ** 2], axis=1)
+
+
+def attribute(column: pd.Series) -> np.ndarray:
+    """A column of a table as numbers, float64 [R, F]: numeric as it is (missing: the mean), words as indicators.
+
+    Words may be lists ("Action|Comedy", or space-separated as sources keep genres); a value that fewer than 10 rows
+    have gets no indicator.
+    """
+    numbers = pd.to_numeric(column, errors="coerce")
+    if numbers.notna().mean() > 0.5:
+        return numbers.fillna(numbers.mean()).to_numpy(np.float64)[:, None]
+    words = column.fillna("").astype(str).str.replace(", ", _SEPARATOR, regex=False).str.get_dummies(_SEPARATOR)
+    return words.loc[:, words.sum() >= _FEWEST].to_numpy(np.float64)
+
+
+def history_mean(features_IxF: np.ndarray, user_N: np.ndarray, item_N: np.ndarray, num_users: int) -> np.ndarray:
+    """The mean of an item block over each user's training events, float64 [U, F]; without any: the users' mean."""
+    counts_U = np.bincount(user_N, minlength=num_users)
+    table = scipy.sparse.csr_matrix((np.ones(len(user_N)), (user_N, item_N)), (num_users, len(features_IxF)))
+    mean_UxF = (table @ features_IxF) / np.maximum(counts_U, 1)[:, None]
+    if counts_U.any():
+        mean_UxF[counts_U == 0] = mean_UxF[counts_U > 0].mean(axis=0)
+    return mean_UxF
+
+
+def singular_vectors(
+    user_N: np.ndarray, item_N: np.ndarray, num_users: int, num_items: int, rank: int = SINGULAR_VECTORS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Left [U, rank] and right [I, rank] singular vectors of D_u^-1/2 B D_i^-1/2, B the binary training matrix.
+
+    The first pair only says how many events a row has and is left out. Deterministic (a fixed start, signs that make
+    the largest entry of a right vector positive). Fewer columns where the matrix is too small, rows without events 0.
+    """
+    rank = min(rank, min(num_users, num_items) - 2)
+    if rank < 1 or len(user_N) == 0:
+        return np.zeros((num_users, 0)), np.zeros((num_items, 0))
+    seen = scipy.sparse.csr_matrix((np.ones(len(user_N)), (user_N, item_N)), (num_users, num_items))
+    seen.data[:] = 1.0
+    root_U = np.sqrt(np.maximum(np.asarray(seen.sum(axis=1)).ravel(), 1))
+    root_I = np.sqrt(np.maximum(np.asarray(seen.sum(axis=0)).ravel(), 1))
+    scaled = scipy.sparse.diags_array(1 / root_U) @ seen @ scipy.sparse.diags_array(1 / root_I)
+    start = np.random.default_rng(0).normal(size=min(scaled.shape))
+    left, values, right = scipy.sparse.linalg.svds(scaled.tocsr(), k=rank + 1, v0=start)
+    order = np.argsort(-values)[1:]
+    left, right = left[:, order], right[order]
+    sign = np.where(np.take_along_axis(right, np.abs(right).argmax(axis=1)[:, None], axis=1)[:, 0] < 0, -1.0, 1.0)
+    return left * sign, right.T * sign
+
+
+def of_ratings(
+    user_N: np.ndarray,
+    item_N: np.ndarray,
+    num_users: int,
+    num_items: int,
+    *,
+    text_IxE: np.ndarray | None = None,
+    item_attributes: Mapping[str, pd.Series] | None = None,
+    user_attributes: Mapping[str, pd.Series] | None = None,
+    leave_out: Sequence[str] = (),
+) -> tuple[SideInformation, SideInformation]:
+    """Everything that the training events, texts and tables give: side information of the users and of the items.
+
+    Blocks: text, popularity, singular, history (users: mean text of the training history) and each attribute by its
+    name. `leave_out` names blocks to do without.
+    """
+    counts_U, counts_I = np.bincount(user_N, minlength=num_users), np.bincount(item_N, minlength=num_items)
+    left, right = singular_vectors(user_N, item_N, num_users, num_items)
+    users, items = {"popularity": popularity(counts_U), "singular": left}, {}
+    if text_IxE is not None:
+        items["text"] = text(text_IxE, counts_I > 0)
+        users["history"] = history_mean(items["text"], user_N, item_N, num_users)
+    items |= {"popularity": popularity(counts_I), "singular": right}
+    items |= {name: attribute(column) for name, column in (item_attributes or {}).items()}
+    users |= {name: attribute(column) for name, column in (user_attributes or {}).items()}
+    return (
+        assemble({name: block for name, block in users.items() if name not in leave_out}, counts_U > 0),
+        assemble({name: block for name, block in items.items() if name not in leave_out}, counts_I > 0),
+    )
+
+
+def _standardised(block: np.ndarray, known_R: np.ndarray) -> np.ndarray:
+    if not known_R.any():
+        return np.zeros((len(block), 0), np.float32)
+    shifted = block - block[known_R].mean(axis=0)
+    deviation = shifted[known_R].std(axis=0)
+    varies = deviation > 1e-9
+    return (shifted[:, varies] / deviation[varies]).astype(np.float32)

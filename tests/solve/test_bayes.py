@@ -1,0 +1,147 @@
+"""Variational Bayes and Gibbs: the bound rises, posteriors are those of Bayes' rule, synthetic truth is found again."""
+
+import jax
+import numpy as np
+import pytest
+
+from ltrec_jax import parallel
+from ltrec_jax.errors import UserError
+from ltrec_jax.solve import bayes, fold_in
+from ltrec_jax.solve.bayes_model import BayesConfig
+from ltrec_jax.solve.side_information import SideInformation, assemble
+
+ONE = parallel.choose("jit")
+USERS, ITEMS, WIDTH = 60, 40, 2
+SMALL = BayesConfig(factors=WIDTH, iterations=20, gibbs_factors=WIDTH, sweeps=30, burn_in=10)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Ratings from the model itself: noise 0.3, item rows near W x; the last user and the last item have none."""
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(ITEMS, 2)), rng.normal(size=(USERS, 2))
+    items = assemble({"text": x}, np.arange(ITEMS) < ITEMS - 1)
+    users = assemble({"age": z}, np.arange(USERS) < USERS - 1)
+    q = items.columns @ rng.normal(size=(3, WIDTH + 1)) * 0.6 + 0.2 * rng.normal(size=(ITEMS, WIDTH + 1))
+    p = users.columns @ rng.normal(size=(3, WIDTH + 1)) * 0.6 + 0.2 * rng.normal(size=(USERS, WIDTH + 1))
+    truth = 3.5 + p[:, :1] + q[:, 0] + p[:, 1:] @ q[:, 1:].T
+    user, item = np.nonzero(rng.random((USERS - 1, ITEMS - 1)) < 0.6)
+    rating = truth[user, item] + 0.3 * rng.normal(size=len(user))
+    return user, item, rating.astype(np.float32), users, items, truth
+
+
+def in_float64(side):
+    return SideInformation(side.columns.astype(np.float64), side.group, side.names)
+
+
+@pytest.fixture(scope="module")
+def exact(world):
+    """Variational Bayes on that world in float64."""
+    user, item, rating, users, items, _ = world
+    with jax.enable_x64(True):
+        return bayes.fit_vb(user, item, rating, in_float64(users), in_float64(items), settings=SMALL, spread=ONE)
+
+
+@pytest.fixture(scope="module")
+def sampled(world):
+    user, item, rating, users, items, _ = world
+    return bayes.fit_gibbs(user, item, rating, users, items, settings=SMALL, spread=ONE)
+
+
+def test_the_bound_rises_at_every_iteration(exact):
+    assert len(exact.bound) == 20
+    assert np.diff(exact.bound).min() > -1e-9
+
+
+def test_a_training_user_folds_in_to_the_same_row(exact, world):
+    user, item, rating, users, _, _ = world
+    v = exact.vectors
+    for someone in (0, 7):
+        prior = exact.prior_of(users.columns[someone])
+        mine = user == someone
+        design, target = fold_in.events(prior, item[mine], rating[mine], v.mu, v.item_vectors, v.item_biases)
+        row = fold_in.fold_in(prior, item[mine], design, target, scale=exact.user_noise[someone])
+        np.testing.assert_allclose(row, [v.user_biases[someone], *v.user_vectors[someone]], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["exact", pytest.param("sampled", marks=pytest.mark.slow)])
+def test_rows_without_ratings_are_what_their_features_say(method, world, request):
+    model = request.getfixturevalue(method)
+    _, _, _, users, items, _ = world
+    vector, bias = model.new_items(items.columns[-1:])
+    np.testing.assert_allclose(model.vectors.item_vectors[-1:], vector, atol=2e-5)
+    np.testing.assert_allclose(model.vectors.item_biases[-1:], bias, atol=2e-5)
+    user = [model.vectors.user_biases[-1], *model.vectors.user_vectors[-1]]
+    np.testing.assert_allclose(users.columns[-1] @ model.user_map, user, atol=2e-5)
+
+
+def test_the_variance_of_a_score_is_that_of_its_factors(exact):
+    rng = np.random.default_rng(1)
+    v, pair = exact.vectors, (3, 5)
+    drawn_u = rng.multivariate_normal([v.user_biases[3], *v.user_vectors[3]], exact.user_covariance[3], 200_000)
+    drawn_i = rng.multivariate_normal([v.item_biases[5], *v.item_vectors[5]], exact.item_covariance[5], 200_000)
+    scores = drawn_u[:, 0] + drawn_i[:, 0] + (drawn_u[:, 1:] * drawn_i[:, 1:]).sum(axis=1)
+    found = exact.score_variance(np.array(pair[:1]), np.array(pair[1:]))
+    np.testing.assert_allclose(found, [scores.var()], rtol=0.02)
+    cold = exact.score_variance(np.array([3]), np.array([ITEMS - 1]))
+    assert cold > 2 * found
+
+
+@pytest.mark.parametrize("method", ["exact", pytest.param("sampled", marks=pytest.mark.slow)])
+def test_synthetic_truth_is_found_again(method, world, request):
+    model = request.getfixturevalue(method)
+    user, item, _, _, _, truth = world
+    unseen = np.ones_like(truth, bool)
+    unseen[user, item] = False
+    users, items = np.nonzero(unseen)
+    error = model.vectors.score_pairs(users, items) - truth[users, items]
+    assert np.sqrt((error**2).mean()) < 0.35 * truth.std()
+    assert 1 / np.sqrt(model.alpha) == pytest.approx(0.3, rel=0.35)
+
+
+@pytest.mark.slow
+def test_equal_keys_give_equal_models(sampled, world):
+    user, item, rating, users, items, _ = world
+    again = bayes.fit_gibbs(user, item, rating, users, items, settings=SMALL, spread=ONE)
+    np.testing.assert_array_equal(again.vectors.item_vectors, sampled.vectors.item_vectors)
+    other = bayes.fit_gibbs(user, item, rating, users, items, settings=SMALL, key=jax.random.key(1), spread=ONE)
+    assert np.abs(other.vectors.item_biases - sampled.vectors.item_biases).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_constant_ratings_are_predicted(world):
+    user, item, rating, users, items, _ = world
+    model = bayes.fit_gibbs(user, item, np.full_like(rating, 4.0), users, items, settings=SMALL, spread=ONE)
+    scores = model.vectors.score_pairs(np.arange(USERS).repeat(ITEMS), np.tile(np.arange(ITEMS), USERS))
+    np.testing.assert_allclose(scores, 4.0, atol=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", [bayes.fit_vb, bayes.fit_gibbs])
+def test_one_item_rated_twice_by_a_user_gives_finite_numbers(fit):
+    nothing, single = assemble({}, np.ones(3, bool)), assemble({}, np.ones(1, bool))
+    user, item = np.array([0, 0, 1]), np.zeros(3, int)
+    model = fit(user, item, np.full(3, 4.0), nothing, single, settings=SMALL, spread=ONE)
+    np.testing.assert_allclose(model.vectors.score_pairs(np.arange(3), np.zeros(3, int)), 4.0, atol=0.5)
+
+
+def test_ratings_that_are_none_or_not_finite_are_refused(world):
+    _, _, _, users, items, _ = world
+    none = np.zeros(0, int)
+    with pytest.raises(UserError, match="no training rating"):
+        bayes.fit_vb(none, none, np.zeros(0), users, items, spread=ONE)
+    with pytest.raises(UserError, match="number 1 is not"):
+        bayes.fit_vb(np.array([0, 1]), np.array([0, 1]), np.array([1, np.nan]), users, items, spread=ONE)
+    with pytest.raises(UserError, match="burn_in"):
+        BayesConfig(sweeps=10, burn_in=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+def test_devices_share_the_rows(mode, sampled, exact, world):
+    user, item, rating, users, items, _ = world
+    spread = parallel.choose(mode, count=2)
+    found = bayes.fit_gibbs(user, item, rating, users, items, settings=SMALL, spread=spread)
+    np.testing.assert_allclose(found.vectors.item_biases, sampled.vectors.item_biases, atol=0.02)
+    found = bayes.fit_vb(user, item, rating, users, items, settings=SMALL, spread=spread)
+    np.testing.assert_allclose(found.vectors.item_biases, exact.vectors.item_biases, atol=1e-3)
