@@ -9,12 +9,18 @@ import time
 from collections.abc import Callable, Mapping
 
 import harness
+import quality_ratings
 import quality_top_n
 from quality import Outcome
+
+from ltrec_jax import storage
 
 PROTOCOLS: Mapping[str, Callable[[bool], Outcome]] = {
     "ml100k_top_n": quality_top_n.movielens_100k,
     "ml1m_top_n": quality_top_n.movielens_1m,
+    "ml100k_ratings": quality_ratings.movielens_100k,
+    "ml1m_ratings": quality_ratings.movielens_1m,
+    "mt_ratings": quality_ratings.movietweetings,
 }
 """Name -> function of `quick` (small: does it run at all)."""
 
@@ -23,8 +29,10 @@ def main() -> None:
     parser = harness.arguments(__doc__ or "")
     parser.add_argument("--only", nargs="+", choices=list(PROTOCOLS), help="protocols to run; default: all")
     options = parser.parse_args()
-    headline: dict[str, float] = {}
-    details: dict[str, object] = {}
+    # Protocols that are not run again keep their figures.
+    before = storage.read_json(options.json) if options.json and options.json.is_file() else {}
+    headline: dict[str, float] = dict(before.get("headline", {}))
+    details: dict[str, object] = dict(before.get("details", {}))
     rows: list[tuple[str, str]] = []
     for name in options.only or PROTOCOLS:
         began = time.perf_counter()
