@@ -94,8 +94,7 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
     if start is None:
         head, tables = _fresh_head(problem), _fresh_tables(problem)
     else:
-        head = full_params(problem.spread.local(start))["head"]
-        tables = start.tables
+        head, tables = full_params(problem.spread.local(start))["head"], own_copy(start.tables)
     encoder_params: PyTree = jax.tree.map(jnp.asarray, encoder.params)
     if train.trainable == "all":
         table = encoder_params["embeddings"]["word_embeddings"]["embedding"]
@@ -225,19 +224,22 @@ def state_and_step(
     source: BatchSource,
     epochs: int,
 ) -> tuple[TrainState, Step]:
-    """The first state of a phase that minimises `loss` over the batches of `source`, and its compiled step."""
+    """The first state of a phase that minimises `loss` over the batches of `source`, and its compiled step.
+
+    The state owns its arrays, for the step donates it: `params` are copied, `tables` become its own.
+    """
     spread = problem.spread
     total = _total_steps(epochs, source)
     num_layers = problem.encoder.config.num_layers
     optimizer = make_optimizer(train, total, num_layers)
-    learning, frozen = partition(params, trainable_rule(train.trainable, num_layers))
+    learning, frozen = partition(own_copy(params), trainable_rule(train.trainable, num_layers))
     state = TrainState(
         step=jnp.int32(0),
         trainable=learning,
         frozen=frozen,
         tables=tables,
         optimizer=optimizer.init(learning),
-        average=learning if train.average else None,
+        average=own_copy(learning) if train.average else None,
     )
     body = make_train_step(
         loss=loss,
@@ -255,8 +257,7 @@ def state_and_step(
         average=train.average,
         axis=spread.axis,
     )
-    # The step donates its state; the features and the loaded weights must outlive it.
-    return spread.place(own_copy(state), layout(state)), spread.compile(body, layout=layout(state))
+    return spread.place(state, layout(state)), spread.compile(body, layout=layout(state))
 
 
 def encode_slots(problem: Problem, hidden: HiddenStates | None) -> PooledTexts:

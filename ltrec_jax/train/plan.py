@@ -94,7 +94,7 @@ def _plan_phase(make: Callable[[], Prepared]) -> PhasePlan:
     prepared = kept[0]
     phase, source = prepared.phase, prepared.source
     tables = state.tables.values()
-    moments = [(table.first, table.second, table.updates) for table in tables]
+    weights = sum(len(table) * table.widths[0] for table in tables)
     return PhasePlan(
         name=phase.name,
         epochs=phase.epochs,
@@ -102,10 +102,10 @@ def _plan_phase(make: Callable[[], Prepared]) -> PhasePlan:
         pairs_per_epoch=source.pairs_per_epoch,
         encodings_per_epoch=source.units_per_epoch if source.tokens_per_epoch else 0,
         tokens_per_epoch=source.tokens_per_epoch,
-        trainable=_count(state.trainable) + sum(table.values.size for table in tables),
-        table_rows=sum(len(table.values) for table in tables),
-        table_bytes=sum(_bytes(table.values) for table in tables),
-        optimizer_bytes=_bytes(state.optimizer) + _bytes(moments),
+        trainable=_count(state.trainable) + weights,
+        table_rows=sum(map(len, tables)),
+        table_bytes=4 * weights,
+        optimizer_bytes=_bytes(state.optimizer) + _bytes(state.tables) - 4 * weights,
         step_bytes=_step_bytes(prepared, state),
         flops_per_epoch=phase.work.flops_per_epoch if phase.work else 0.0,
     )

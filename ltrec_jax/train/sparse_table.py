@@ -16,7 +16,7 @@ which only the owner's is not zero; writing, each applies what concerns its own 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -38,35 +38,60 @@ _BLOCK = 1 << 18
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SparseTable:
-    """values float32 [N, W]; what the rule remembers; updates int32 [N], how often each row was updated.
+    """Rows of values and what the rule remembers of each, side by side in `cells` float32 [N, W + first + second + 1].
 
-    Adam: first and second moment [N, W]. Row-wise Adagrad: no first moment [N, 0], a sum of squares per row [N, 1].
-    `split_rows`: None where every device holds the table whole; else the number of rows that are real. The arrays are
-    longer then (a multiple of `ROWS_MULTIPLE`), and inside a step they are a device's own part.
+    A row is one piece of memory: in a table of many GB the first touch of a page costs more than the arithmetic, and
+    with moments in arrays of their own there would be three such touches (measured: twice the time at 7 GB).
+
+    `split_rows`: None where every device holds the table whole; else the number of rows that are real. `cells` is
+    longer then (a multiple of `ROWS_MULTIPLE`), and inside a step it is a device's own part.
+    """
+
+    cells: jax.Array
+    widths: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
+    split_rows: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def __len__(self) -> int:
+        return int(self.cells.shape[0])
+
+    @property
+    def columns(self) -> "Columns":
+        """The parts of all rows. Each is a copy: what a step reads are rows."""
+        return self.parts(self.cells)
+
+    @property
+    def values(self) -> jax.Array:
+        """float32 [N, W]."""
+        return self.cells[:, : self.widths[0]]
+
+    def parts(self, cells: jax.Array) -> "Columns":
+        """The parts of some rows of cells."""
+        values, first, second = self.widths
+        pieces = jnp.split(cells, (values, values + first, values + first + second), axis=1)
+        return Columns(*pieces)
+
+
+class Columns(NamedTuple):
+    """Parts of rows: values [n, W]; Adam's moments first, second [n, W]; updates [n, 1], how often they were updated.
+
+    Row-wise Adagrad: no first moment [n, 0], a sum of squares per row [n, 1]. `updates` counts in float32 and stays at
+    2^24, where a bias correction has long been 1.
     """
 
     values: jax.Array
     first: jax.Array
     second: jax.Array
     updates: jax.Array
-    split_rows: int | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 def make_table(values: Array, rule: TableRule = "lazy_adam", *, split: bool = False) -> SparseTable:
     """A table with these values that has seen nothing yet, whole on every device or to be split by rows."""
     values = jnp.asarray(values, jnp.float32)
     real_rows, width = values.shape
-    if split:
-        values = jnp.pad(values, ((0, -real_rows % ROWS_MULTIPLE), (0, 0)))
-    num_rows = len(values)
     first, second = (0, 1) if rule == "rowwise_adagrad" else (width, width)
-    return SparseTable(
-        values,
-        jnp.zeros((num_rows, first), jnp.float32),
-        jnp.zeros((num_rows, second), jnp.float32),
-        jnp.zeros(num_rows, jnp.int32),
-        real_rows if split else None,
-    )
+    more_rows = -real_rows % ROWS_MULTIPLE if split else 0
+    cells = jnp.pad(values, ((0, more_rows), (0, first + second + 1)))
+    return SparseTable(cells, (width, first, second), real_rows if split else None)
 
 
 def layout(table: SparseTable) -> PartitionSpec:
@@ -80,11 +105,11 @@ def gather(table: SparseTable, ids: Array, axis: str | None = None) -> jax.Array
     `axis` inside a step over several devices: the ids are this device's own, and so are the rows that come back.
     """
     if table.split_rows is None:
-        return _take(table.values, ids)
+        return table.parts(_take(table, ids)).values
     if axis is None:
-        return _take(table.values, _own_ids(table, ids, axis))
-    found = _take(table.values, _own_ids(table, parallel.gather_over_devices(ids, axis), axis))
-    return parallel.scatter_sum_over_devices(found, axis)
+        return table.parts(_take(table, _own_ids(table, ids, axis))).values
+    found = _take(table, _own_ids(table, parallel.gather_over_devices(ids, axis), axis))
+    return parallel.scatter_sum_over_devices(table.parts(found).values, axis)
 
 
 def read_rows(table: SparseTable, ids: Array, spread: Parallel) -> jax.Array:
@@ -98,7 +123,7 @@ def all_rows(table: SparseTable, spread: Parallel) -> np.ndarray:
     """The values [N, W] on the host. A split table is read block by block: no device need hold it whole."""
     if table.split_rows is None:
         return np.asarray(spread.local(table.values))
-    rows = np.empty((table.split_rows, table.values.shape[1]), np.float32)
+    rows = np.empty((table.split_rows, table.widths[0]), np.float32)
     size = min(len(rows), _BLOCK)
     for start in range(0, len(rows), size):
         block = rows[start : start + size]
@@ -121,26 +146,10 @@ class Update(Protocol):
     ) -> SparseTable: ...
 
 
-@dataclasses.dataclass(frozen=True)
-class _Touched:
-    """The distinct rows of a batch, int32 [n], sorted and filled up with N."""
+def _of_touched_rows(rule: Callable[[Columns, jax.Array, Array | float, float], Columns]) -> Update:
+    """An `Update` from what a rule makes of the touched rows and their merged gradients [n, W]."""
 
-    rows: jax.Array
-
-    def read(self, column: jax.Array) -> jax.Array:
-        return jnp.take(column, self.rows, axis=0, mode="fill", fill_value=0)
-
-    def add(self, column: jax.Array, values: Array | int) -> jax.Array:
-        return column.at[self.rows].add(values, mode="drop", unique_indices=True, indices_are_sorted=True)
-
-    def set(self, column: jax.Array, values: Array) -> jax.Array:
-        return column.at[self.rows].set(values, mode="drop", unique_indices=True, indices_are_sorted=True)
-
-
-def _rule(apply: Callable[[SparseTable, _Touched, jax.Array, Array | float, float], SparseTable]) -> Update:
-    """An `Update` from what a rule does with the touched rows and their merged gradient [n, W]."""
-
-    @functools.wraps(apply)
+    @functools.wraps(rule)
     def update(
         table: SparseTable,
         ids: Array,
@@ -150,16 +159,15 @@ def _rule(apply: Callable[[SparseTable, _Touched, jax.Array, Array | float, floa
         weight_decay: float = 0.0,
         axis: str | None = None,
     ) -> SparseTable:
-        touched, gradient = _merged(table, ids, gradients, axis)
-        return apply(table, touched, gradient, learning_rate, weight_decay)
+        rows, gradient = _merged(table, ids, gradients, axis)
+        after = rule(table.parts(_take(table, rows)), gradient, learning_rate, weight_decay)
+        return dataclasses.replace(table, cells=_put(table.cells, rows, jnp.concatenate(after, axis=1)))
 
     return update
 
 
-@_rule
-def lazy_adam(
-    table: SparseTable, touched: _Touched, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
-) -> SparseTable:
+@_of_touched_rows
+def lazy_adam(rows: Columns, gradient: jax.Array, learning_rate: Array | float, weight_decay: float) -> Columns:
     """One Adam step (Kingma & Ba, 2015) on the touched rows; the others stay as they are.
 
     Gradients of equal ids are summed before they are squared. Each row has its own clock t (its number of updates), so
@@ -168,55 +176,38 @@ def lazy_adam(
 
         row <- row - lr (m_t / (1 - b1^t) / (sqrt(v_t / (1 - b2^t)) + eps) + weight_decay row)
     """
-    first = B1 * touched.read(table.first) + (1 - B1) * gradient
-    second = B2 * touched.read(table.second) + (1 - B2) * gradient**2
-    direction = _adam_direction(first, second, touched.read(table.updates) + 1)
-    if weight_decay:
-        direction += weight_decay * touched.read(table.values)
-    return dataclasses.replace(
-        table,
-        values=touched.add(table.values, -learning_rate * direction),
-        first=touched.set(table.first, first),
-        second=touched.set(table.second, second),
-        updates=touched.add(table.updates, 1),
-    )
+    return _adam(rows, gradient, learning_rate, weight_decay)
 
 
-@_rule
-def rowwise_adagrad(
-    table: SparseTable, touched: _Touched, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
-) -> SparseTable:
+@_of_touched_rows
+def rowwise_adagrad(rows: Columns, gradient: jax.Array, learning_rate: Array | float, weight_decay: float) -> Columns:
     """One step of Adagrad (Duchi et al., 2011) with one accumulator for each row, as in large embedding tables
     (Gupta et al., "Training recommender systems at scale", 2020): memory N instead of 2 N W.
 
         G <- G + mean_j g_j^2          row <- row - lr (g / (sqrt(G) + eps) + weight_decay row)
     """
-    second = touched.read(table.second) + jnp.mean(gradient**2, axis=1, keepdims=True)
-    direction = gradient / (jnp.sqrt(second) + EPSILON)
-    if weight_decay:
-        direction += weight_decay * touched.read(table.values)
-    return dataclasses.replace(
-        table,
-        values=touched.add(table.values, -learning_rate * direction),
-        second=touched.set(table.second, second),
-        updates=touched.add(table.updates, 1),
-    )
+    second = rows.second + jnp.mean(gradient**2, axis=1, keepdims=True)
+    direction = gradient / (jnp.sqrt(second) + EPSILON) + weight_decay * rows.values
+    return Columns(rows.values - learning_rate * direction, rows.first, second, rows.updates + 1)
 
 
-@_rule
 def dense_adam(
-    table: SparseTable, touched: _Touched, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
+    table: SparseTable,
+    ids: Array,
+    gradients: Array,
+    *,
+    learning_rate: Array | float,
+    weight_decay: float = 0.0,
+    axis: str | None = None,
 ) -> SparseTable:
     """Adam over all rows at once, as plain frameworks do it: rows without a gradient move on by their momentum.
 
     For parity and comparison. Time and memory grow with the table.
     """
-    gradient = touched.set(jnp.zeros_like(table.values), gradient)
-    first = B1 * table.first + (1 - B1) * gradient
-    second = B2 * table.second + (1 - B2) * gradient**2
-    direction = _adam_direction(first, second, table.updates + 1) + weight_decay * table.values
-    values = table.values - learning_rate * direction
-    return dataclasses.replace(table, values=values, first=first, second=second, updates=table.updates + 1)
+    rows, gradient = _merged(table, ids, gradients, axis)
+    columns = table.columns
+    after = _adam(columns, _put(jnp.zeros_like(columns.values), rows, gradient), learning_rate, weight_decay)
+    return dataclasses.replace(table, cells=jnp.concatenate(after, axis=1))
 
 
 RULES: dict[TableRule, Update] = {
@@ -226,32 +217,40 @@ RULES: dict[TableRule, Update] = {
 }
 
 
-def _merged(table: SparseTable, ids: Array, gradients: Array, axis: str | None) -> tuple[_Touched, jax.Array]:
-    """The rows touched on any device, and the sum of their gradients over the device count, [n, W]."""
-    if gradients.shape != (ids.shape[0], table.values.shape[1]):
-        raise ValueError(f"gradients {gradients.shape} do not match ids {ids.shape} and rows {table.values.shape}")
+def _adam(rows: Columns, gradient: jax.Array, learning_rate: Array | float, weight_decay: float) -> Columns:
+    first = B1 * rows.first + (1 - B1) * gradient
+    second = B2 * rows.second + (1 - B2) * gradient**2
+    time = rows.updates + 1
+    direction = (first / (1 - B1**time)) / (jnp.sqrt(second / (1 - B2**time)) + EPSILON) + weight_decay * rows.values
+    return Columns(rows.values - learning_rate * direction, first, second, time)
+
+
+def _merged(table: SparseTable, ids: Array, gradients: Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
+    """The distinct rows touched on any device, int32 [n], sorted and filled up with N, and the sum of the gradients of
+    each over the device count, [n, W]."""
+    if gradients.shape != (ids.shape[0], table.widths[0]):
+        raise ValueError(f"gradients {gradients.shape} do not match ids {ids.shape} and rows of {table.widths[0]}")
     ids, gradients = parallel.gather_over_devices((ids, gradients), axis)
     if table.split_rows is not None:
         ids = _own_ids(table, ids, axis)
     size = ids.shape[0]
-    rows, slot = jnp.unique(ids, size=size, fill_value=table.values.shape[0], return_inverse=True)
+    rows, slot = jnp.unique(ids, size=size, fill_value=len(table), return_inverse=True)
     gradient = jax.ops.segment_sum(gradients, slot.reshape(-1), num_segments=size) / parallel.axis_size(axis)
-    return _Touched(rows), gradient
+    return rows, gradient
 
 
 def _own_ids(table: SparseTable, ids: Array, axis: str | None) -> jax.Array:
     """Row numbers in this device's part of a split table; padding and the rows of other parts get its length."""
     assert table.split_rows is not None
-    here = table.values.shape[0]
+    here = len(table)
     own = ids if axis is None else ids - parallel.device_index(axis) * here
     # Not negative: such an index would count from the end.
     return jnp.where((own >= 0) & (own < here) & (ids < table.split_rows), own, here)
 
 
-def _take(values: jax.Array, ids: Array) -> jax.Array:
-    return jnp.take(values, ids, axis=0, mode="fill", fill_value=0.0)
+def _take(table: SparseTable, ids: Array) -> jax.Array:
+    return jnp.take(table.cells, ids, axis=0, mode="fill", fill_value=0.0)
 
 
-def _adam_direction(first: jax.Array, second: jax.Array, updates: jax.Array) -> jax.Array:
-    time = updates.astype(jnp.float32)[:, None]
-    return (first / (1 - B1**time)) / (jnp.sqrt(second / (1 - B2**time)) + EPSILON)
+def _put(cells: jax.Array, rows: jax.Array, values: jax.Array) -> jax.Array:
+    return cells.at[rows].set(values, mode="drop", unique_indices=True, indices_are_sorted=True)

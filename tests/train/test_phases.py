@@ -134,7 +134,7 @@ def test_the_rule_of_the_tables_is_the_configured_one(problem):
         ("users", problem.config.model.embedding_dim + 1),
         ("words", problem.encoder.config.hidden_size),
     ):
-        lazy, adagrad, dense = (by_rule[r].tables[name] for r in ("lazy_adam", "rowwise_adagrad", "dense_adam"))
+        lazy, adagrad, dense = (by_rule[r].tables[name].columns for r in ("lazy_adam", "rowwise_adagrad", "dense_adam"))
         assert lazy.second.shape[1] == dense.second.shape[1] == width
         assert adagrad.second.shape[1] == 1
         assert len(np.unique(lazy.updates)) > 1

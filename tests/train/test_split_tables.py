@@ -40,11 +40,9 @@ def test_reads_and_updates_are_those_of_replicas(rule):
     whole, found_whole = run(sparse_table.make_table(values, rule), parallel.WHOLE)
     parts, found_parts = run(split, sparse_table.layout(split))
     np.testing.assert_array_equal(found_parts, found_whole)
-    for name in ("values", "first", "second", "updates"):
-        column = getattr(parts, name)
-        assert column.shape[0] == 2 * ROWS_MULTIPLE
-        assert not column.size or {shard.data.shape[0] for shard in column.addressable_shards} == {part}
-        np.testing.assert_array_equal(column[:rows], getattr(whole, name), err_msg=name)
+    assert parts.cells.shape[0] == 2 * ROWS_MULTIPLE
+    assert {shard.data.shape[0] for shard in parts.cells.addressable_shards} == {part}
+    np.testing.assert_array_equal(parts.cells[:rows], whole.cells)
     assert not np.asarray(parts.values[rows:]).any()
     np.testing.assert_array_equal(sparse_table.all_rows(parts, spread), whole.values)
     some = np.array([rows - 1, 0, rows], np.int32)
@@ -57,7 +55,7 @@ def test_one_device_reads_and_writes_a_split_table_too():
     ids = jnp.array([4, 1, 4], jnp.int32)
     np.testing.assert_array_equal(sparse_table.gather(split, ids), [[0, 0, 0], [3, 4, 5], [0, 0, 0]])
     after = sparse_table.lazy_adam(split, ids, jnp.ones((3, 3)), learning_rate=0.1)
-    np.testing.assert_array_equal(after.updates[:6], [0, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(after.columns.updates[:6, 0], [0, 1, 0, 0, 0, 0])
     assert after.split_rows == 4
 
 
