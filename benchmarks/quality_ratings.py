@@ -7,6 +7,7 @@ validation part of u1 (`choose`). The final models learn from training and valid
 import itertools
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,6 +28,8 @@ BIASES = "biases"
 GROUPS = ("all", "head", "mid", "tail", "few", "cold")
 ATTRIBUTES = {"items": ("year", "genres"), "users": ("age", "gender", "occupation")}
 Fit = Callable[[Split, ItemTexts], Recommender]
+Measured = dict[str, dict[str, Any]]
+"""Model -> seconds, and per group RMSE and relative gain over biases, with intervals."""
 
 
 def ours(
@@ -122,9 +125,10 @@ def choose(variants: Mapping[str, Fit], name: str = "movielens-100k", rule: str 
 
 def _controls(settings: BayesConfig | None) -> dict[str, Fit]:
     """What texts add: without the genre columns, which say the same; by words instead; of other items; none at all."""
-    bare = {"settings": settings, "leave_out": ("genres",)}
-    kinds = ("encoder", "words", "shuffled", "none")
-    return {f"vb without genres, texts: {texts}": ours("vb", texts=texts, **bare) for texts in kinds}
+    return {
+        f"vb without genres, texts: {texts}": ours("vb", texts=texts, settings=settings, leave_out=("genres",))
+        for texts in ("encoder", "words", "shuffled", "none")
+    }
 
 
 def _random_splits(
@@ -134,9 +138,7 @@ def _random_splits(
     return summary(name, short, found)
 
 
-def measure_split(
-    name: str, test: float, seed: int, settings: BayesConfig | None, *, controls: bool
-) -> dict[str, dict[str, object]]:
+def measure_split(name: str, test: float, seed: int, settings: BayesConfig | None, *, controls: bool) -> Measured:
     """Biases, Gibbs and perhaps the controls on one random split."""
     dataset = sources.load(name)
     split = splits.random(dataset, test=test, validation=0.0, seed=seed)
@@ -146,10 +148,10 @@ def measure_split(
     return _measure(split, item_texts_of(dataset), models)
 
 
-def summary(name: str, short: str, found: Sequence[Mapping[str, Mapping[str, object]]]) -> Outcome:
+def summary(name: str, short: str, found: Sequence[Measured]) -> Outcome:
     """Means over the random splits of a dataset."""
 
-    def mean(of: Callable[[Mapping[str, object]], float]) -> float:
+    def mean(of: Callable[[dict[str, Any]], float]) -> float:
         return float(np.mean([of(one) for one in found]))
 
     headline = {
@@ -164,8 +166,8 @@ def summary(name: str, short: str, found: Sequence[Mapping[str, Mapping[str, obj
     return Outcome(_rounded(headline), {"splits": found}, tuple(rows))
 
 
-def _measure(split: Split, item_texts: ItemTexts, models: Mapping[str, Fit]) -> dict[str, dict[str, object]]:
-    """name -> seconds, RMSE and relative gain over biases (negative: worse) with 95% intervals by group."""
+def _measure(split: Split, item_texts: ItemTexts, models: Mapping[str, Fit]) -> Measured:
+    """Every model fitted and scored on the test part, all on the same resamples of users."""
     test, counts = split.test, popularity(split.train.item, split.dataset.num_items)
     masks = {"all": np.ones(split.dataset.num_items, bool), **counts.masks()}
     sums: list[tuple[Hashable, UserSums]] = []
@@ -196,23 +198,23 @@ def _measure(split: Split, item_texts: ItemTexts, models: Mapping[str, Fit]) -> 
     }
 
 
-def _estimate(found: Bootstrap, key: Hashable) -> dict[str, object]:
+def _estimate(found: Bootstrap, key: Hashable) -> dict[str, Any]:
     estimate = found.estimates[key]
     return {"value": estimate.value, "ci95": estimate.ci95, "n": estimate.n}
 
 
-def _gain(found: Bootstrap, key: Hashable, base: Hashable) -> dict[str, object]:
-    values = 1.0 - found.replicates[key] / found.replicates[base]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return {"value": 1.0 - found.estimates[key].value / found.estimates[base].value, "ci95": (float(low), float(high))}
+def _gain(found: Bootstrap, key: Hashable, base: Hashable) -> dict[str, Any]:
+    low, high = np.nanpercentile(1.0 - found.replicates[key] / found.replicates[base], [2.5, 97.5])
+    value, reference = found.estimates[key].value, found.estimates[base].value
+    return {"value": 1.0 - (value or 0.0) / (reference or 1.0), "ci95": (float(low), float(high))}
 
 
-def _seed_mean(found: Mapping[str, Mapping[str, object]]) -> float:
+def _seed_mean(found: Measured) -> float:
     return float(np.mean([one["rmse"]["all"]["value"] for name, one in found.items() if "seed" in name]))
 
 
-def _rows(title: str, found: Mapping[str, Mapping[str, object]]) -> list[tuple[str, str]]:
-    def line(one: Mapping[str, object]) -> str:
+def _rows(title: str, found: Measured) -> list[tuple[str, str]]:
+    def line(one: dict[str, Any]) -> str:
         groups = "  ".join(f"{group} {estimate['value']:.4f}" for group, estimate in one["rmse"].items())
         return f"{groups}  ({one['seconds']} s)"
 

@@ -3,7 +3,6 @@
 Out of scope: where side information comes from (`side_information`), evaluation.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -12,23 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.parallel import Parallel, choose
-from ltrec_jax.solve import bayes_gibbs, bayes_model, bayes_served, bayes_variational
-from ltrec_jax.solve.bayes_model import NOISE_SHAPE, BayesConfig, BayesModel, Ratings, Side
+from ltrec_jax.solve import bayes_gibbs, bayes_model, bayes_variational
+from ltrec_jax.solve.bayes_model import NOISE_SHAPE, REMEDY, BayesConfig, BayesModel, Ratings, Side
+from ltrec_jax.solve.bayes_served import Mean, sampled_model
 from ltrec_jax.solve.bayes_variational import Gamma, State
 from ltrec_jax.solve.fold_in import UserPrior
 from ltrec_jax.solve.row_solve import one_blas_thread, require_solved
 from ltrec_jax.solve.side_information import SideInformation
-from ltrec_jax.types import Array, PyTree
+from ltrec_jax.types import PyTree
 
 _CHUNK = 10
 """Iterations per call of the compiled program: the progress bar moves so often."""
-_KEPT = 3
-"""Times the served rank that is kept of the mean while samples are added."""
-_ROUNDS = 10
-"""Of expectation maximisation, in which fold-in's prior after Gibbs settles."""
-_REMEDY = "See that no column of the side information is far larger than the others."
 
 
 def fit_vb(
@@ -58,7 +52,7 @@ def fit_vb(
     bound: list[float] = []
     batch = (ratings.users.blocks, ratings.items.blocks)
     fixed = spread.replicate((sides, alpha0))
-    state = spread.replicate(state)
+    state, key = spread.replicate((state, key))
     with (
         one_blas_thread(),
         tqdm.tqdm(total=settings.iterations, desc="variational Bayes", delay=2.0, leave=False) as bar,
@@ -66,12 +60,12 @@ def fit_vb(
         while len(bound) < settings.iterations:
             number = min(_CHUNK, settings.iterations - len(bound))
             (state, _), found = _iterations(spread, number)((state, fixed), batch, key)
-            bound += np.asarray(found, np.float64).tolist()
+            bound += np.asarray(spread.local(found), np.float64).tolist()
             bar.update(number)
         (state, _), _ = _last_users(spread)((state, fixed), batch, key)
-    state = jax.tree.map(np.asarray, state)
-    require_solved(state.users.mean, "users", _REMEDY)
-    require_solved(state.items.mean, "items", _REMEDY)
+    state = spread.local(state)
+    require_solved(state.users.mean, "users", REMEDY)
+    require_solved(state.items.mean, "items", REMEDY)
     return _variational_model(ratings.mu, state, tuple(bound))
 
 
@@ -99,7 +93,7 @@ def fit_gibbs(
     start_key, sweep_key = jax.random.split(key)
     carry = spread.replicate((bayes_gibbs.start(*sides, alpha0.mean, start_key), (sides, alpha0)))
     batch = (ratings.users.blocks, ratings.items.blocks)
-    mean = _Mean.empty(sides, settings)
+    mean = Mean.empty(sides, settings.gibbs_factors)
     with one_blas_thread(), tqdm.tqdm(total=settings.sweeps, desc="Gibbs sampling", delay=2.0, leave=False) as bar:
         for number, first, counted in _chunks(settings):
             chunk_key = spread.replicate(jax.random.fold_in(sweep_key, first))
@@ -107,7 +101,7 @@ def fit_gibbs(
             if counted:
                 mean = mean.add(spread.local(samples))
             bar.update(number)
-    return _sampled_model(ratings, sides, mean, settings, spread)
+    return sampled_model(ratings, sides, mean, settings.gibbs_factors, spread)
 
 
 def _chunks(settings: BayesConfig) -> list[tuple[int, int, bool]]:
@@ -174,35 +168,6 @@ def _last_users(spread: Parallel) -> Callable[..., PyTree]:
     return spread.compile(body, donate=False)
 
 
-def _variational_model(mu: float, state: State, bound: tuple[float, ...]) -> BayesModel:
-    users, items = state.users, state.items
-    alpha, user_noise, item_noise = float(state.alpha.mean), users.noise.mean, items.noise.mean
-    inner = np.array(items.covariance, np.float64)
-    cross = inner[:, 0].copy()
-    cross[:, 0] = 0.0
-    inner[:, 0] = inner[:, :, 0] = 0.0
-    prior = UserPrior(
-        explicit=True,
-        precision=state.user_prior.precision.astype(np.float64),
-        mean=state.user_prior.map[0].astype(np.float64),
-        weight_I=(alpha * item_noise).astype(np.float64),
-        covariance=inner,
-        cross=cross,
-    )
-    return BayesModel(
-        vectors_of(mu, users.mean, items.mean),
-        state.user_prior.map,
-        state.item_prior.map,
-        prior,
-        alpha,
-        user_noise,
-        item_noise,
-        bound,
-        users.covariance,
-        items.covariance,
-    )
-
-
 @functools.lru_cache(maxsize=16)
 def _sweeps(spread: Parallel, number: int) -> Callable[..., PyTree]:
     def body(carry: PyTree, blocks: PyTree, key: jax.Array) -> PyTree:
@@ -217,77 +182,31 @@ def _sweeps(spread: Parallel, number: int) -> Callable[..., PyTree]:
     return spread.compile(body, donate=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Mean:
-    """Sums over the samples that count: the products, and everything that is averaged by itself."""
-
-    products: bayes_served.LowRank
-    singles: dict[str, np.ndarray]
-    number: int
-
-    @classmethod
-    def empty(cls, sides: tuple[Side, Side], settings: BayesConfig) -> "_Mean":
-        users, items = sides
-        sizes = (len(users.counts), len(items.counts), users.features.shape[1], items.features.shape[1])
-        rank = min(_KEPT * settings.gibbs_factors, *sizes[:2])
-        return cls(bayes_served.empty(sizes, rank, users.features.dtype), {}, 0)
-
-    def add(self, samples: bayes_gibbs.Sample) -> "_Mean":
-        names = ("users", "items", "user_map", "item_map")
-        products = bayes_served.add(self.products, *(getattr(samples, name)[..., 1:] for name in names))
-        singles = {name: getattr(samples, name)[..., 0] for name in names}
-        singles |= {"alpha": samples.alpha, "user_noise": samples.user_noise, "item_noise": samples.item_noise}
-        sums = {name: np.asarray(part, np.float64).sum(axis=0) for name, part in singles.items()}
-        number = self.number + len(samples.alpha)
-        return _Mean(products, {name: part + self.singles.get(name, 0.0) for name, part in sums.items()}, number)
-
-
-def _sampled_model(
-    ratings: Ratings, sides: tuple[Side, Side], mean: _Mean, settings: BayesConfig, spread: Parallel
-) -> BayesModel:
-    dtype = sides[0].features.dtype
-    single = {name: (part / mean.number).astype(dtype) for name, part in mean.singles.items()}
-    parts = bayes_served.served(mean.products, mean.number, settings.gibbs_factors)
-    users, items, user_map, item_map = (
-        np.concatenate([single[name][:, None], np.asarray(part)], axis=1)
-        for name, part in zip(("users", "items", "user_map", "item_map"), parts, strict=True)
+def _variational_model(mu: float, state: State, bound: tuple[float, ...]) -> BayesModel:
+    users, items = (jax.tree.map(np.asarray, rows._asdict()) for rows in (state.users, state.items))
+    user_map, item_map = np.asarray(state.user_prior.map), np.asarray(state.item_prior.map)
+    alpha, user_noise, item_noise = float(state.alpha.mean), users["noise"].mean, items["noise"].mean
+    inner = np.array(items["covariance"], np.float64)
+    cross = inner[:, 0].copy()
+    cross[:, 0] = 0.0
+    inner[:, 0] = inner[:, :, 0] = 0.0
+    prior = UserPrior(
+        explicit=True,
+        precision=np.asarray(state.user_prior.precision, np.float64),
+        mean=user_map[0].astype(np.float64),
+        weight_I=alpha * item_noise.astype(np.float64),
+        covariance=inner,
+        cross=cross,
     )
-    require_solved(users, "users", _REMEDY)
-    require_solved(items, "items", _REMEDY)
-    state = State(
-        bayes_variational.point(jnp.asarray(users), jnp.asarray(single["user_noise"])),
-        bayes_variational.point(jnp.asarray(items), jnp.asarray(single["item_noise"])),
-        bayes_variational.start_prior(sides[0])._replace(map=jnp.asarray(user_map)),
-        bayes_variational.start_prior(sides[1]),
-        Gamma(jnp.asarray(single["alpha"]), jnp.ones((), dtype)),
-    )
-    _, precision = _refit(spread)(spread.replicate((state, sides[0])), ratings.users.blocks, None)
     return BayesModel(
-        vectors_of(ratings.mu, users, items),
+        bayes_model.vectors_of(mu, users["mean"], items["mean"]),
         user_map,
         item_map,
-        UserPrior(
-            explicit=True,
-            precision=np.asarray(precision, np.float64),
-            mean=user_map[0].astype(np.float64),
-            weight_I=single["alpha"] * single["item_noise"].astype(np.float64),
-        ),
-        float(single["alpha"]),
-        single["user_noise"],
-        single["item_noise"],
+        prior,
+        alpha,
+        user_noise,
+        item_noise,
+        bound,
+        users["covariance"],
+        items["covariance"],
     )
-
-
-@functools.lru_cache(maxsize=4)
-def _refit(spread: Parallel) -> Callable[..., PyTree]:
-    def body(carry: PyTree, blocks: PyTree, key: None) -> PyTree:
-        state, side = carry
-        return carry, bayes_variational.refit_precision(state, side, blocks, _ROUNDS, spread.axis)
-
-    return spread.compile(body, donate=False)
-
-
-def vectors_of(mu: float, users: Array, items: Array) -> Vectors:
-    """Rows [bias | vector] of users and items as a recommender."""
-    users, items = np.asarray(users), np.asarray(items)
-    return Vectors(mu, users[:, 1:], users[:, 0], items[:, 1:], items[:, 0])

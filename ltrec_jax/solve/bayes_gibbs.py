@@ -20,10 +20,10 @@ from ltrec_jax.types import Array
 class Draw(NamedTuple):
     """A side's current sample: rows [R, d], noise precisions (a or g) [R], map W [F, d], lambda of each block [G]."""
 
-    rows: Array
-    noise: Array
-    map: Array
-    relevance: Array
+    rows: jax.Array
+    noise: jax.Array
+    map: jax.Array
+    relevance: jax.Array
 
 
 class State(NamedTuple):
@@ -31,19 +31,19 @@ class State(NamedTuple):
 
     users: Draw
     items: Draw
-    alpha: Array
+    alpha: jax.Array
 
 
 class Sample(NamedTuple):
     """What a sweep gives to the average: user rows, the item rows' mean given them, both maps, alpha, a [U], g [I]."""
 
-    users: Array
-    items: Array
-    user_map: Array
-    item_map: Array
-    alpha: Array
-    user_noise: Array
-    item_noise: Array
+    users: jax.Array
+    items: jax.Array
+    user_map: jax.Array
+    item_map: jax.Array
+    alpha: jax.Array
+    user_noise: jax.Array
+    item_noise: jax.Array
 
 
 def start(users: Side, items: Side, alpha: Array, key: jax.Array) -> State:

@@ -28,6 +28,8 @@ from ltrec_jax.types import Array
 
 NOISE_SHAPE = 1.0
 """Shape of the prior Gamma of alpha (its rate makes the prior mean 1 / the variance of the ratings)."""
+REMEDY = "See that no column of the side information is far larger than the others."
+"""What a user can do about equations that are singular."""
 RELEVANCE = (1.0, 1.0)
 """Shape and rate of the prior Gamma of each block's lambda."""
 
@@ -62,14 +64,14 @@ class Side(NamedTuple):
     freedom of Lambda's Wishart prior, noise: a (or g) ~ Gamma(noise, noise).
     """
 
-    features: Array
-    warm: Array
-    gram: Array
-    member: Array
-    counts: Array
-    scatter: Array
-    freedom: Array
-    noise: Array
+    features: jax.Array
+    warm: jax.Array
+    gram: jax.Array
+    member: jax.Array
+    counts: jax.Array
+    scatter: jax.Array
+    freedom: jax.Array
+    noise: jax.Array
 
 
 class Ratings(NamedTuple):
@@ -135,7 +137,7 @@ def make_side(side: SideInformation, counts_R: np.ndarray, width: int, noise: fl
     variances = np.array([sds[0] ** 2, *[sds[1] ** 2] * (width - 1)])
     exact = warm.astype(np.float64)
     arrays = (side.columns, warm, exact.T @ exact, member, counts_R, np.diag(variances), width + 2.0, noise)
-    return Side(*(np.asarray(array, dtype) for array in arrays))
+    return Side(*(jnp.asarray(np.asarray(array, dtype)) for array in arrays))
 
 
 def make_ratings(
@@ -160,9 +162,8 @@ def make_ratings(
     exact_N = np.asarray(rating_N, np.float64)
     mu, scale = float(exact_N.mean()), float(exact_N.std())
     shifted_N = (exact_N - mu).astype(dtype)
-    shape = {"width": width, "spread": spread}
-    users = make_blocks(user_N, item_N, shifted_N, num_users, **shape)
-    items = make_blocks(item_N, user_N, shifted_N, num_items, **shape)
+    users = make_blocks(user_N, item_N, shifted_N, num_users, width=width, spread=spread)
+    items = make_blocks(item_N, user_N, shifted_N, num_items, width=width, spread=spread)
     return Ratings(mu, scale if scale > 1e-6 else 1.0, users, items)
 
 
@@ -200,3 +201,9 @@ def by_row(values: jax.Array, row: jax.Array, num_rows: int, axis: str | None) -
     """Each device's results [local, ...] as one array in the order of the rows, [R, ...], on every device."""
     row, values = gather_over_devices((row, values), axis)
     return jnp.zeros((num_rows, *values.shape[1:]), values.dtype).at[row].set(values, mode="drop")
+
+
+def vectors_of(mu: float, users: Array, items: Array) -> Vectors:
+    """Rows [bias | vector] of users and items as a recommender."""
+    users, items = np.asarray(users), np.asarray(items)
+    return Vectors(mu, users[:, 1:], users[:, 0], items[:, 1:], items[:, 0])

@@ -25,15 +25,15 @@ _EXACT = jax.lax.Precision.HIGHEST
 class Gamma(NamedTuple):
     """A Gamma distribution (or an array of them): shape and rate."""
 
-    shape: Array
-    rate: Array
+    shape: jax.Array
+    rate: jax.Array
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> jax.Array:
         return self.shape / self.rate
 
     @property
-    def log_mean(self) -> Array:
+    def log_mean(self) -> jax.Array:
         return digamma(self.shape) - jnp.log(self.rate)
 
 
@@ -163,7 +163,7 @@ def refit_precision(state: State, side: Side, blocks: tuple[Block, ...], rounds:
     """
     freedom = side.freedom + jnp.sum(known(side))
 
-    def once(_: int, precision: jax.Array) -> jax.Array:
+    def once(number: int, precision: jax.Array) -> jax.Array:
         prior = state.user_prior._replace(precision=precision)
         rows, _ = update_rows(side, prior, state.users, state.items, state.alpha, blocks, axis)
         lower = jnp.linalg.cholesky(side.scatter + _around_map(side, prior.map, rows))
@@ -218,7 +218,7 @@ def _side_bound(side: Side, prior: Prior, rows: Rows) -> jax.Array:
 def _wishart_divergence(side: Side, prior: Prior) -> jax.Array:
     width = len(side.scatter)
 
-    def log_normaliser(freedom: Array, log_det_scale: Array) -> jax.Array:
+    def log_normaliser(freedom: jax.Array, log_det_scale: jax.Array) -> jax.Array:
         return 0.5 * freedom * (width * jnp.log(2.0) + log_det_scale) + multigammaln(0.5 * freedom, width)
 
     scale_log_det = prior.log_det - _wishart_log_mean(prior.freedom, width)
