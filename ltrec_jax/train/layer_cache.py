@@ -32,6 +32,8 @@ from ltrec_jax.types import Array, PyTree
 # NumPy's files know no bfloat16: its bits are stored as uint16.
 _STORED: dict[Precision, type] = {"float32": np.float32, "bfloat16": np.uint16}
 _ROW_STEP = 32
+# Seconds: another process may be computing the states of millions of texts.
+_LONGEST_WAIT = 7 * 86400.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ def open_hidden_states(
     first, inverse = distinct_texts(tokens)
     texts = tokens.take(first)
     place = Path(cache) / _key(encoder, texts, layers, precision)
-    with storage.lock(place.with_suffix(".lock")):
+    with storage.lock(place.with_suffix(".lock"), timeout=_LONGEST_WAIT):
         values = _read(place, texts, encoder, precision)
         if values is None:
             with storage.new_directory(place, replace=True) as directory:
