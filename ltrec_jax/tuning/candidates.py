@@ -1,7 +1,8 @@
-"""What can be tuned: every baseline and our own models, each as a space, defaults, a way to fit and a TOML text."""
+"""What can be tuned: every baseline and our own models, each as a space, defaults, and a way to fit."""
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from ltrec_jax.data.dataset import Split
 from ltrec_jax.errors import UserError, unknown_name
 from ltrec_jax.solve import anchored_model
 from ltrec_jax.train.fit import fit as fit_by_gradient
-from ltrec_jax.tuning.spaces import BASELINE_SPACES, OWN_SPACES, Space
+from ltrec_jax.tuning.spaces import BASELINE_SPACES, OWN_SCHEDULES, OWN_SPACES, Space
 from ltrec_jax.types import Recommender
 
 Values = Mapping[str, Any]
@@ -25,18 +26,18 @@ Values = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A model to tune. `fit(values)` learns from the training part alone; `toml(values)` is what the best are kept as.
+    """A model to tune. `fit(values)` learns from the training part alone.
 
-    `defaults` are the values that are tried first; `rates`: it predicts ratings; `file`: where its settings go.
+    `defaults` are the values that are tried first; `rates`: it predicts ratings. `settings(values)`: all settings,
+    those of a baseline or a whole `Config` for a model of our own.
     """
 
     name: str
     space: Space
     defaults: Values
     rates: bool
-    file: str
     fit: Callable[[Values], Recommender]
-    toml: Callable[[Values], str]
+    settings: Callable[[Values], Any]
 
 
 def names() -> list[str]:
@@ -80,27 +81,24 @@ def _baseline(name: str, train: Training) -> Candidate:
         space=space,
         defaults={field: getattr(default, field) for field in space},
         rates=baseline.rates,
-        file="baselines.toml",
         fit=lambda values: registry.fit(name, train, dataclasses.replace(default, **values)),
-        toml=lambda values: registry.settings_to_toml({name: dataclasses.replace(default, **values)}),
+        settings=lambda values: dataclasses.replace(default, **values),
     )
 
 
 def _own(name: str, split: Split, train: Training, config: Config) -> Candidate:
-    space = OWN_SPACES[name]
+    space, config = OWN_SPACES[name], with_values(config, OWN_SCHEDULES[name])
     fit, rates = {
         "gradient": (functools.partial(_gradient, split), True),
         "whole-data": (functools.partial(_whole_data, train), False),
     }[name]
-    nested = configuration.to_dict(config)
     return Candidate(
         name=name,
         space=space,
-        defaults={field: nested[field.partition(".")[0]][field.partition(".")[2]] for field in space},
+        defaults={field: operator.attrgetter(field)(config) for field in space},
         rates=rates,
-        file=f"{name}.toml",
         fit=lambda values: fit(with_values(config, values)),
-        toml=lambda values: configuration.to_toml(with_values(config, values)),
+        settings=lambda values: with_values(config, values),
     )
 
 

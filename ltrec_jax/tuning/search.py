@@ -6,6 +6,7 @@ order. Out of scope: what a model is (`candidates`), what is measured (`judge`).
 """
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -61,7 +62,7 @@ def search(
 
     `study` is the SQLite file; one study in it belongs to one model. `about` says what is searched on: a study of other
     data, split, seed or objective is refused (`UserError`). A setting whose fit is a `UserError` counts as a trial that
-    failed; when all did, the last error is raised. A space without ranges is one trial.
+    failed; when all did, the last error is raised. A space of fewer points than trials is tried whole.
     """
     optuna = _optuna()
     kept = optuna.storages.RDBStorage(f"sqlite:///{study}")
@@ -69,8 +70,10 @@ def search(
         direction = "minimize" if objective == RMSE else "maximize"
         found = optuna.create_study(study_name=candidate.name, storage=kept, direction=direction, load_if_exists=True)
         _require_same(found, dict(about) | {"objective": objective, "seed": seed}, study)
-        _clean_up(found, candidate, optuna)
-        wanted, began = trials if candidate.space else 1, time.monotonic()
+        first = _first(candidate, trials)
+        _prepare(found, first, optuna)
+        every_point = len(first) > 1 or not candidate.space
+        wanted, began = len(first) if every_point else trials, time.monotonic()
         with tqdm.tqdm(desc=f"tuning {candidate.name}", total=wanted, unit="trial", leave=False) as bar:
             while (done := len(_finished(found))) < wanted:
                 if timeout is not None and done and time.monotonic() - began >= timeout:
@@ -129,15 +132,26 @@ def _finished(study: Any) -> list[Any]:
     return [t for t in study.get_trials(deepcopy=False) if t.value is not None or "error" in t.user_attrs]
 
 
-def _clean_up(study: Any, candidate: Candidate, optuna: Any) -> None:
-    """Close trials that a killed search left running, and let the defaults be the first trial."""
-    states, waiting = optuna.trial.TrialState, False
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state == states.RUNNING:
-            study.tell(trial.number, state=states.FAIL)
-        waiting = waiting or trial.state == states.WAITING
-    if not _finished(study) and not waiting:
-        study.enqueue_trial(_inside(candidate))
+def _prepare(study: Any, first: list[dict[str, Any]], optuna: Any) -> None:
+    """Let the first trials be these; on going on, repeat what a killed search left half done."""
+    states, trials = optuna.trial.TrialState, study.get_trials(deepcopy=False)
+    cut_off = [trial for trial in trials if trial.state == states.RUNNING]
+    for trial in cut_off:
+        study.tell(trial.number, state=states.FAIL)
+        study.enqueue_trial(trial.params or trial.system_attrs.get("fixed_params", {}))
+    if not trials:
+        for values in first:
+            study.enqueue_trial(values)
+
+
+def _first(candidate: Candidate, trials: int) -> list[dict[str, Any]]:
+    """The defaults; in a space of few enough points all the others too."""
+    points: list[dict[str, Any]] = [_inside(candidate)]
+    lists = [allowed.values for allowed in candidate.space.values() if isinstance(allowed, OneOf)]
+    if len(lists) == len(candidate.space) and math.prod(map(len, lists)) <= trials:
+        every = (dict(zip(candidate.space, values, strict=True)) for values in itertools.product(*lists))
+        points += [values for values in every if values != points[0]]
+    return points
 
 
 def _inside(candidate: Candidate) -> dict[str, Any]:

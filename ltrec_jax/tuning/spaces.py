@@ -76,3 +76,8 @@ OWN_SPACES: Mapping[str, Space] = {
     },
 }
 """Of our own models, by the names of settings of the configuration."""
+OWN_SCHEDULES: Mapping[str, Mapping[str, str]] = {
+    "gradient": {"schedule.steps": "gradient"},
+    "whole-data": {"schedule.steps": "solve", "schedule.goal": "whole_data"},
+}
+"""What makes a configuration train each of them."""

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
+from ltrec_jax import config as configuration
 from ltrec_jax import storage
+from ltrec_jax.baselines import registry
 from ltrec_jax.baselines.item_texts import ItemTexts, item_texts
 from ltrec_jax.config import Config
 from ltrec_jax.data.dataset import Split
@@ -16,7 +18,7 @@ from ltrec_jax.tuning.candidates import Candidate, candidates
 from ltrec_jax.tuning.judge import CUTOFF, OVERALL, RANKED, RMSE, judge
 from ltrec_jax.tuning.search import Tuned, search
 
-STUDY = "study.db"
+STUDY, BASELINES = "study.db", "baselines.toml"
 
 
 def tune(
@@ -60,7 +62,7 @@ def tune(
             study=out / STUDY,
             about=about,
         )
-        _write(out, wanted, found)
+        _write(out, candidate, found[candidate.name])
     return found
 
 
@@ -81,11 +83,13 @@ def trials_table(tuned: Tuned, rows: int = 5) -> Table:
     return table
 
 
-def _write(out: Path, wanted: Sequence[Candidate], found: Mapping[str, Tuned]) -> None:
-    files: dict[str, list[str]] = {}
-    for candidate in wanted:
-        if candidate.name in found:
-            files.setdefault(candidate.file, []).append(candidate.toml(found[candidate.name].best.values))
-    for name, parts in files.items():
-        storage.write_text(out / name, "\n".join(parts))
-    storage.write_json(out / "trials.json", {name: dataclasses.asdict(tuned) for name, tuned in found.items()})
+def _write(out: Path, candidate: Candidate, tuned: Tuned) -> None:
+    """Keep what was found for a model beside what is there of others."""
+    settings, baselines, trials = candidate.settings(tuned.best.values), out / BASELINES, out / "trials.json"
+    if isinstance(settings, Config):
+        storage.write_text(out / f"{tuned.name}.toml", configuration.to_toml(settings))
+    else:
+        known = registry.read_settings(baselines) if baselines.is_file() else {}
+        storage.write_text(baselines, registry.settings_to_toml(known | {tuned.name: settings}))
+    others = storage.read_json(trials) if trials.is_file() else {}
+    storage.write_json(trials, others | {tuned.name: dataclasses.asdict(tuned)})

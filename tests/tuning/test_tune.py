@@ -14,7 +14,7 @@ from ltrec_jax.data.dataset import Interactions
 from ltrec_jax.data.popularity import popularity
 from ltrec_jax.errors import UserError
 from ltrec_jax.evaluation import report
-from ltrec_jax.tuning import candidates, search
+from ltrec_jax.tuning import candidates, search, spaces
 from ltrec_jax.tuning.judge import judge, validation_as_test
 from ltrec_jax.tuning.tune import trials_table, tune
 
@@ -71,8 +71,8 @@ def test_resumed_equals_uninterrupted(split, small_config, tmp_path, tuned, monk
 
 
 def test_the_defaults_come_first_and_are_not_beaten_by_what_is_chosen(tuned):
+    assert {name: len(found.trials) for name, found in tuned[1].items()} == {"itemknn": 4, "text-knn": 2}
     for name, found in tuned[1].items():
-        assert len(found.trials) == 4
         default = registry.find(name).settings()
         assert dict(found.trials[0].values) == {field: getattr(default, field) for field in found.trials[0].values}
         assert found.best.value == max(trial.value for trial in found.trials) >= found.trials[0].value
@@ -99,6 +99,13 @@ def test_the_best_settings_can_be_read_back(tuned):
     assert {f: getattr(kept["itemknn"], f) for f in ("neighbours", "shrink")} == dict(found["itemknn"].best.values)
     assert json.loads((out / "trials.json").read_text())["itemknn"]["best"]["value"] == found["itemknn"].best.value
     assert trials_table(found["itemknn"]).row_count == 4
+
+
+def test_models_can_be_added_to_a_search(split, small_config, tmp_path):
+    for name in ("random", "text-knn"):
+        tune(split, small_config, (name,), tmp_path, trials=1, texts=texts())
+    assert set(registry.read_settings(tmp_path / "baselines.toml")) == {"random", "text-knn"}
+    assert set(json.loads((tmp_path / "trials.json").read_text())) == {"random", "text-knn"}
 
 
 def test_another_search_in_the_same_directory_is_refused(split, small_config, tuned):
@@ -158,7 +165,9 @@ def test_time_is_a_budget_too(split, small_config, tmp_path):
 def test_our_own_models_are_searched_the_same_way(split, small_config, tmp_path):
     found = tune(split, small_config, ("whole-data", "random"), tmp_path, trials=2, texts=texts())
     kept = configuration.from_toml((tmp_path / "whole-data.toml").read_text())
-    assert kept == candidates.with_values(small_config, found["whole-data"].best.values)
+    assert kept == candidates.with_values(
+        small_config, spaces.OWN_SCHEDULES["whole-data"] | found["whole-data"].best.values
+    )
     assert found["whole-data"].best.value > found["random"].best.value
     assert len(found["random"].trials) == 1
 
