@@ -26,8 +26,9 @@ EVENT = np.dtype([*columns.DTYPES.items(), (relations.ROW_ORDER, np.int64)])
 """One event in a file."""
 _BATCH = 1 << 20
 _BINS = 4096
-# Events of one range: small enough for the caches, and what a step needs of them (some 150 bytes each) for the memory.
-_ROWS = 1_250_000
+# Events of one range: what a step needs of them (some 150 bytes each) should stay in the caches, and not be mapped and
+# unmapped for each range; but the files must not be too many, nor a range too large for the memory.
+_ROWS, _FILES = 250_000, 1_000
 _BYTES = 150
 
 
@@ -62,15 +63,17 @@ class UserRanges:
         per_bin = np.zeros(max(1, -(-users // width)), np.int64)
         binned = engine.fetch(bins)
         per_bin[binned["bin"]] = binned["events"]
-        rows = min(_ROWS, round(memory_gib * (1 << 30) / (_BYTES * (threads + 2))))
+        rows = min(max(_ROWS, total // _FILES), round(memory_gib * (1 << 30) / (_BYTES * (threads + 2))))
         ranges = cls(folder, per_bin, width, rows, threads)
         with ThreadPoolExecutor(1) as pool, tqdm(total=total, desc="coding", delay=1.0, unit=" rows") as bar:
-            job = pool.submit(int)
+            job: Future[None] | None = None
             for batch in engine.stream(events, _BATCH, "coding"):
-                job.result()
+                if job is not None:
+                    job.result()
                 job = pool.submit(ranges.add, batch)
                 bar.update(len(batch))
-            job.result()
+            if job is not None:
+                job.result()
         return ranges
 
     @property
@@ -126,7 +129,7 @@ class UserRanges:
     def _write(self, number: int, events: np.ndarray, mode: str) -> None:
         # Not `tofile`, whose errors do not say that the disk is full.
         with self._file(number).open(mode) as stream:
-            stream.write(memoryview(np.ascontiguousarray(events).view(np.uint8)))
+            stream.write(np.ascontiguousarray(events).view(np.uint8).data)
 
     def _file(self, number: int) -> Path:
         return self._folder / f"{number:05}.events"
