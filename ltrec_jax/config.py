@@ -234,7 +234,7 @@ def field_docs(kind: type) -> dict[str, str]:
 
 def _toml_line(kind: type, name: str, value: Any) -> str:
     shown = f"{name} = {_toml_value(value)}"
-    return f"{shown:<34}# {field_docs(kind)[name]}"
+    return f"{shown:<33} # {field_docs(kind)[name]}"
 
 
 def _toml_value(value: Any) -> str:

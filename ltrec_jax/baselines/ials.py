@@ -28,7 +28,7 @@ class IalsSettings:
     unobserved_weight: Annotated[float, Doc("a0: weight of an unobserved pair beside 1 for an observed one")] = 0.1
     l2: Annotated[float, Doc("lambda per (weighted) event")] = 0.01
     alternations: Annotated[int, Doc("times that users, then items, are solved")] = 8
-    map_l2: Annotated[float, Doc("ridge of the map from text to the factors of cold items")] = 1.0
+    map_l2: Annotated[float, Doc("ridge of the map from text to the factors of cold items")] = 20.0
 
 
 def fit(train: Training, settings: IalsSettings | None = None) -> Factors:

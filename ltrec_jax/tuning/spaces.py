@@ -44,7 +44,7 @@ BASELINE_SPACES: Mapping[str, Space] = {
         "width": OneOf((64, 128, 256, 384)),
         "l2": Real(0.001, 0.3),
         "unobserved_weight": Real(0.01, 1.0),
-        "map_l2": Real(0.03, 100.0),
+        "map_l2": Real(0.1, 1000.0),
     },
     "bpr": {
         "width": OneOf((32, 64, 128)),
