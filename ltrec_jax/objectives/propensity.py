@@ -1,0 +1,24 @@
+"""Inverse-propensity weights of an objective: events that were unlikely to be observed count for those that were not.
+
+Out of scope: estimating the propensities (`data.popularity`: a power of popularity, naive Bayes).
+"""
+
+import numpy as np
+
+
+def inverse_propensity_weights(
+    propensity_N: np.ndarray, *, clip: float = 0.0, self_normalised: bool = True
+) -> np.ndarray:
+    """w_n = min(1 / p_n, clip), divided by their mean if `self_normalised`: float64 [N].
+
+    `clip` bounds the variance at the price of bias (0: none); a mean of 1 keeps the scale of the loss and of its
+    penalties (SNIPS, Swaminathan & Joachims, NeurIPS 2015; for recommendation Schnabel et al., ICML 2016). No event
+    gives no weight. A propensity outside (0, 1] is `ValueError`.
+    """
+    propensity_N = np.asarray(propensity_N, np.float64)
+    if len(propensity_N) and not (propensity_N.min() > 0 and propensity_N.max() <= 1):
+        raise ValueError("propensities must lie in (0, 1]")
+    weight_N = 1.0 / propensity_N
+    if clip:
+        weight_N = np.minimum(weight_N, clip)
+    return weight_N / weight_N.mean() if self_normalised and len(weight_N) else weight_N
