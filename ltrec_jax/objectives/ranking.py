@@ -1,4 +1,4 @@
-"""Objectives that only ask for an order: softmax over a batch's items, Bayesian personalised ranking, pairs of texts."""
+"""Objectives that only ask for an order: softmax over the items of a batch, BPR, pairs of texts."""
 
 import jax
 import jax.numpy as jnp
