@@ -210,7 +210,7 @@ class Report:
         return Grid(metric, columns, tuple(sizes[part] for part in columns), tuple(rows))
 
     def table(self) -> str:
-        """The headline metrics as Markdown tables, in plain text; warm and cold items ranked apart where there are both."""
+        """The headline metrics as plain Markdown tables; warm and cold items ranked apart where there are both."""
         grids = [grid for metric in self.headlines for grid in (self.grid(metric), self.among_grid(metric))]
         blocks = [_markdown(grid, self.primary) for grid in grids if grid.columns]
         return "\n\n".join([*blocks, legend(self.primary)])
