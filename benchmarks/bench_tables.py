@@ -119,7 +119,7 @@ def main() -> None:
 
     torch_python = given.torch_python or two_tower.default_torch_python()
     sizes = [10_000, 100_000] if given.quick else [10**4, 10**5, 10**6, 10**7]
-    rounds, steps = (1, 6) if given.quick else (2, 15)
+    rounds, steps = (1, 6) if given.quick else (2, 12)
     difference = must_agree(torch_python)
     runs: dict[str, dict[int, list[dict[str, Any]]]] = {}
 

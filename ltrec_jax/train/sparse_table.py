@@ -122,7 +122,7 @@ def read_rows(table: SparseTable, ids: Array, spread: Parallel) -> jax.Array:
 def all_rows(table: SparseTable, spread: Parallel) -> np.ndarray:
     """The values [N, W] on the host. A split table is read block by block: no device need hold it whole."""
     if table.split_rows is None:
-        return np.asarray(spread.local(table.values))
+        return np.asarray(spread.local(table).values)
     rows = np.empty((table.split_rows, table.widths[0]), np.float32)
     size = min(len(rows), _BLOCK)
     for start in range(0, len(rows), size):

@@ -87,6 +87,13 @@ def test_without_validation_the_last_state_comes_out(tmp_path):
     assert (outcome.epoch, outcome.error, int(outcome.state.step)) == (3, None, 12)
 
 
+@pytest.mark.parametrize(("minutes", "expected"), [(1e-9, [3, 4]), (0.0, [4])])
+def test_a_run_is_saved_by_time_within_an_epoch(tmp_path, minutes, expected):
+    run(tmp_path, epochs=1, save_minutes=minutes)
+    with Checkpoints(tmp_path, keep=2) as kept:
+        assert kept.steps == expected
+
+
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("at", [2, 4, 7])
 def test_a_stop_is_saved_and_the_resumed_run_has_the_same_bits(tmp_path, signal_name, at):
