@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -125,20 +126,23 @@ class Serve:
             raise UserError(f"Serving needs more packages ({error.name}): pip install 'ltrec-jax[serve]'.") from error
         from ltrec_jax import experiment, parallel, storage
         from ltrec_jax.serve.guard import Limits
+        from ltrec_jax.serve.journal import Journal
         from ltrec_jax.serve.service import Service
 
         parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
         _, bundle = experiment.open_run(self.run_directory)
-        journal = self.log or self.run_directory / "serve.sqlite"
+        journal = Journal(self.log or self.run_directory / "serve.sqlite")
 
         def open_service() -> Service:
-            return Service(bundle, journal_path=journal, index=_index(bundle, self.index))
+            return Service(bundle, journal=journal, index=_index(bundle, self.index))
 
         app = http.make_app(
             open_service,
             limits=Limits(requests_per_second=self.rate),
             token=os.environ.get(TOKEN_VARIABLE) or None,
         )
+        # uvicorn finishes its requests, then raises the signal again: by then there is nothing left to stop.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         print(f"Serving {self.run_directory} at http://{self.host}:{self.port} (stop with Ctrl+C)")
         uvicorn.run(app, host=self.host, port=self.port, log_level="warning", access_log=False)
 

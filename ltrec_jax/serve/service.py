@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,11 +90,11 @@ class Similar:
 class Service:
     """A bundle that answers and learns. `index`: how the bundle's items are searched (default: exactly).
 
-    `journal_path` is the durable log, None forgets everything at the end; `clicks_eta` is `clicks.ETA`'s exponent.
+    `journal` is the durable log, which the service closes with itself; None forgets everything at the end.
     """
 
-    def __init__(self, bundle: Bundle, *, journal_path: Path | None = None, index: Index | None = None) -> None:
-        self._journal = Journal(journal_path)
+    def __init__(self, bundle: Bundle, *, journal: Journal | None = None, index: Index | None = None) -> None:
+        self._journal = journal or Journal(None)
         self._writing = threading.Lock()
         self.clicks = Clicks()
         self._world = _World(bundle, index or exact_index(bundle.vectors))

@@ -15,7 +15,7 @@ from ltrec_jax.serve.service import Query, Service
 
 @contextlib.contextmanager
 def running(bundle, path=None, **options):
-    with TestClient(make_app(lambda: Service(bundle, journal_path=path), **options)) as client:
+    with TestClient(make_app(lambda: Service(bundle, journal=Journal(path)), **options)) as client:
         headers = {"Authorization": f"Bearer {options['token']}"} if "token" in options else {}
         for _ in range(600):
             if client.get("/v1/ready", headers=headers).status_code == 200:

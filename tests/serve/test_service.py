@@ -8,6 +8,7 @@ from ltrec_jax.data.history import history
 from ltrec_jax.errors import UserError
 from ltrec_jax.evaluation import ranking
 from ltrec_jax.serve import live_users
+from ltrec_jax.serve.journal import Journal
 from ltrec_jax.serve.service import NEW, Query, Service, recommend
 
 
@@ -215,7 +216,7 @@ def test_a_click_counts_for_its_group_and_place(service):
 
 
 def test_a_restart_gives_the_same_answers(bundle, tmp_path):
-    first = Service(bundle, journal_path=tmp_path / "log.sqlite")
+    first = Service(bundle, journal=Journal(tmp_path / "log.sqlite"))
     first.put_item("fresh", "the comet orbit rocket")
     first.feedback("u7", "fresh", 5.0)
     first.feedback("new one", "i3", 5.0)
@@ -224,7 +225,7 @@ def test_a_restart_gives_the_same_answers(bundle, tmp_path):
     first.shown("u7", one(first, user="u7", k=5))
     expected = [one(first, user=user, k=200) for user in ("u7", "u8", "new one")]
     first.close()
-    second = Service(bundle, journal_path=tmp_path / "log.sqlite")
+    second = Service(bundle, journal=Journal(tmp_path / "log.sqlite"))
     found = [one(second, user=user, k=200) for user in ("u7", "u8", "new one")]
     assert [ids(answer) for answer in found] == [ids(answer) for answer in expected]
     np.testing.assert_allclose(
