@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from ltrec_jax.experiment import compare as compare
     from ltrec_jax.experiment import evaluate as evaluate
     from ltrec_jax.experiment import load as load
+    from ltrec_jax.serve.service import Query as Query
     from ltrec_jax.serve.service import Recommendation as Recommendation
+    from ltrec_jax.serve.service import Service as Service
     from ltrec_jax.serve.service import recommend as recommend
     from ltrec_jax.train.fit import fit as fit
     from ltrec_jax.train.pretrain_config import PretrainConfig as PretrainConfig
@@ -47,8 +49,10 @@ _HOMES = {
     "Dataset": ("ltrec_jax.data.dataset", "Dataset"),
     "Interactions": ("ltrec_jax.data.dataset", "Interactions"),
     "PretrainConfig": ("ltrec_jax.train.pretrain_config", "PretrainConfig"),
+    "Query": ("ltrec_jax.serve.service", "Query"),
     "Recommendation": ("ltrec_jax.serve.service", "Recommendation"),
     "Report": ("ltrec_jax.evaluation.report", "Report"),
+    "Service": ("ltrec_jax.serve.service", "Service"),
     "Split": ("ltrec_jax.data.dataset", "Split"),
     "UserError": ("ltrec_jax.errors", "UserError"),
     "available": ("ltrec_jax.data.sources", "available"),
