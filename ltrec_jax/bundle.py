@@ -23,9 +23,11 @@ from ltrec_jax.data.history import History
 from ltrec_jax.encoder.weights import Encoder, export_weights, load_encoder
 from ltrec_jax.errors import UserError
 from ltrec_jax.model.two_tower import Vectors
+from ltrec_jax.solve.fold_in import UserPrior
 from ltrec_jax.version import __version__
 
 FORMAT_VERSION = 2
+_PRIOR = "prior.safetensors"
 _ARRAYS = {
     "user_vectors": "vectors",
     "user_biases": "vectors",
@@ -45,7 +47,8 @@ class Bundle:
     holds the training events (what a user has seen). `counts` int64[I] are training counts and `group` uint8[I] the
     popularity group (0 head, 1 mid, 2 tail). `head` are the parameters between pooled text and anchor, so that a new
     text can be placed; `text_vectors` float16[I, E] are the pooled texts of the catalogue. `about` tells dataset, split
-    and rating scale.
+    and rating scale. `prior` folds new users in where users were solved for (None after gradient
+    training).
     """
 
     config: Config
@@ -59,6 +62,7 @@ class Bundle:
     encoder: Encoder
     head: Mapping[str, np.ndarray]
     text_vectors: np.ndarray
+    prior: UserPrior | None = None
 
     @property
     def num_users(self) -> int:
@@ -67,6 +71,11 @@ class Bundle:
     @property
     def num_items(self) -> int:
         return len(self.items)
+
+    @property
+    def predicts_ratings(self) -> bool:
+        """Whether scores are on the rating scale; those of a whole-data solve are not."""
+        return self.prior is None or self.prior.explicit
 
     @property
     def positive_rating(self) -> float:
@@ -94,6 +103,8 @@ class Bundle:
         with storage.new_directory(Path(path), replace=replace) as directory:
             export_weights(self.encoder, directory / "encoder", formats=("safetensors",))
             save_tensors({key: np.asarray(value) for key, value in self.head.items()}, directory / "head.safetensors")
+            if self.prior is not None:
+                save_tensors(_prior_tensors(self.prior), directory / _PRIOR)
             (directory / "arrays").mkdir()
             for name, part in _ARRAYS.items():
                 np.save(directory / "arrays" / f"{name}.npy", getattr(getattr(self, part), name), allow_pickle=False)
@@ -110,6 +121,7 @@ class Bundle:
                     "ltrec_jax": __version__,
                     "about": dict(self.about),
                     "mu": self.vectors.mu,
+                    "prior": self.prior and {"explicit": self.prior.explicit, "ridge": self.prior.ridge},
                     "config": configuration.to_dict(self.config),
                     "sha256": {p.relative_to(directory).as_posix(): storage.sha256_file(p) for p in files},
                 },
@@ -131,10 +143,11 @@ class Bundle:
             )
         _check_hashes(path, description["sha256"])
         arrays = {name: storage.read_array(path / "arrays" / f"{name}.npy", mapped=True) for name in _ARRAYS}
+        prior = _load_prior(path, description.get("prior"))
         return cls(
             config=configuration.from_dict(description["config"]),
             about=description["about"],
-            vectors=Vectors(description["mu"], *(arrays[n] for n, part in _ARRAYS.items() if part == "vectors")),
+            vectors=_vectors(description["mu"], arrays, prior is None or prior.explicit),
             users=read_table(path / "users.parquet"),
             items=read_table(path / "items.parquet"),
             history=History(*(arrays[name] for name, part in _ARRAYS.items() if part == "history")),
@@ -142,8 +155,21 @@ class Bundle:
             group=storage.read_array(path / "arrays" / "group.npy"),
             encoder=load_encoder(str(path / "encoder")),
             head=load_tensors(path / "head.safetensors"),
+            prior=prior,
             text_vectors=storage.read_array(path / "arrays" / "text_vectors.npy", mapped=True),
         )
+
+
+def _prior_tensors(prior: UserPrior) -> dict[str, np.ndarray]:
+    values = {field.name: getattr(prior, field.name) for field in dataclasses.fields(prior)}
+    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+def _load_prior(path: Path, plain: Mapping[str, Any] | None) -> UserPrior | None:
+    if plain is None:
+        return None
+    arrays: dict[str, Any] = dict(load_tensors(path / _PRIOR))
+    return UserPrior(explicit=bool(plain["explicit"]), ridge=float(plain["ridge"]), **arrays)
 
 
 def save_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
@@ -171,7 +197,13 @@ def save_vectors(vectors: Vectors, path: Path) -> None:
 def load_vectors(path: Path) -> Vectors:
     """Read what `save_vectors` wrote."""
     tensors = load_tensors(path)
-    return Vectors(float(tensors.pop("mu")), **tensors)
+    return _vectors(float(tensors.pop("mu")), tensors, bool(tensors.pop("predicts_ratings", True)))
+
+
+def _vectors(mu: float, arrays: Mapping[str, np.ndarray], predicts_ratings: bool) -> Vectors:
+    names = ("user_vectors", "user_biases", "item_vectors", "item_biases")
+    p, b_U, q, b_I = (arrays[name] for name in names)
+    return Vectors(mu, p, b_U, q, b_I, predicts_ratings)
 
 
 def _check_hashes(path: Path, expected: Mapping[str, str]) -> None:

@@ -14,7 +14,8 @@ class Head(nn.Module):
         z = normalize(x - center)      anchor = W^T z      text_bias = <w, z>
 
     `center` (the catalogue's mean vector, a constant) removes the direction that all texts share, without which the
-    cosine of any two titles is high and W sees little.
+    cosine of any two titles is high and W sees little. A solved head may add an `intercept` [D + 1]
+    to [text_bias | anchor].
 
     Call: pooled_KxE float32 -> (anchor_KxD, text_bias_K), float32. A zero vector (an empty slot) stays finite.
     """
@@ -33,7 +34,11 @@ class Head(nn.Module):
         z_KxE = pooled_KxE - center_E[None, :]
         # rsqrt of a floored square: the gradient of a norm at zero is NaN, and padding slots are zero.
         z_KxE = z_KxE * jax.lax.rsqrt(jnp.maximum(jnp.sum(z_KxE**2, axis=-1, keepdims=True), 1e-12))
-        return z_KxE @ kernel_ExD, z_KxE @ bias_E
+        anchor_KxD, text_bias_K = z_KxE @ kernel_ExD, z_KxE @ bias_E
+        if self.has_variable("params", "intercept"):
+            intercept = self.get_variable("params", "intercept")
+            anchor_KxD, text_bias_K = anchor_KxD + intercept[None, 1:], text_bias_K + intercept[0]
+        return anchor_KxD, text_bias_K
 
 
 def popularity_gate(counts_I: np.ndarray, gate_count: float) -> np.ndarray:

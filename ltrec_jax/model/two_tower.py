@@ -41,13 +41,17 @@ def pair_scores(
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-    """Everything a score needs: mu, p [U, D], b_u [U], q [I, D], b_i [I], float32. A `Recommender`."""
+    """Everything a score needs: mu, p [U, D], b_u [U], q [I, D], b_i [I], float32. A `Recommender`.
+
+    `predicts_ratings` says whether scores are on the rating scale.
+    """
 
     mu: float
     user_vectors: np.ndarray
     user_biases: np.ndarray
     item_vectors: np.ndarray
     item_biases: np.ndarray
+    predicts_ratings: bool = True
 
     def score(self, users_B: np.ndarray) -> jax.Array:
         """Scores of all items for a block of users, float32 [B, I]."""

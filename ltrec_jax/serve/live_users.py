@@ -84,6 +84,18 @@ class FoldIn:
 
 def fold_in_of(bundle: Bundle) -> FoldIn:
     """The rule under which the bundle's user table was trained."""
+    if (prior := bundle.prior) is not None:
+        none = np.zeros(len(prior.mean))
+        return FoldIn(
+            prior.explicit,
+            prior.precision,
+            prior.mean,
+            prior.weight_I,
+            none + prior.ridge,
+            none,
+            prior.covariance,
+            prior.cross,
+        )
     model, width = bundle.config.model, bundle.vectors.item_vectors.shape[1]
     delta = model.embedding_dropout / (1.0 - model.embedding_dropout)
     return FoldIn(

@@ -35,7 +35,8 @@ def anchors(head: Mapping[str, np.ndarray], text_KxE: np.ndarray) -> tuple[np.nd
     """(anchor [K, D], text bias [K]) of pooled text vectors, as `model.head.Head` has them, in NumPy."""
     z_KxE = np.asarray(text_KxE, np.float32) - head["center"]
     z_KxE = z_KxE / np.sqrt(np.maximum((z_KxE**2).sum(axis=1, keepdims=True), 1e-12))
-    return z_KxE @ head["projection"], z_KxE @ head["text_bias"]
+    intercept = head.get("intercept", np.zeros(head["projection"].shape[1] + 1, np.float32))
+    return z_KxE @ head["projection"] + intercept[1:], z_KxE @ head["text_bias"] + intercept[0]
 
 
 class Placer:

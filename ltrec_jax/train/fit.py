@@ -16,13 +16,13 @@ from ltrec_jax.data import columns
 from ltrec_jax.data.dataset import Split
 from ltrec_jax.data.history import history
 from ltrec_jax.errors import UserError
-from ltrec_jax.train import phases
-from ltrec_jax.train.checkpoint import Checkpoints
-from ltrec_jax.train.loop import Outcome
-from ltrec_jax.train.phases import ENCODER, HEAD, Prepared
+from ltrec_jax.model.two_tower import Vectors
+from ltrec_jax.solve.fold_in import UserPrior
+from ltrec_jax.train import gradient, phases, schedule
+from ltrec_jax.train.phases import ENCODER, HEAD
 from ltrec_jax.train.problem import Problem, load_problem
 from ltrec_jax.train.tracking import Nowhere, open_writer
-from ltrec_jax.types import MetricWriter
+from ltrec_jax.types import MetricWriter, PyTree
 
 REFIT = "refit "
 """Before the name of a phase in the metrics: the final fit on training and validation together."""
@@ -51,23 +51,46 @@ def fit(
     if not (out / "config.toml").is_file():
         raise UserError(f"{out} is not seen by all processes. It must be on a file system that they share.")
     problem = load_problem(split, config)
+    first = processes.is_first()
+    writer = open_writer(out, config.train.track, configuration.to_dict(config)) if first else Nowhere()
+    with contextlib.closing(writer):
+        if config.schedule.steps == "gradient":
+            bundle, frozen_text = _by_gradient(problem, out, writer, (out / "profile", profile if first else 0))
+        else:
+            bundle, frozen_text = _by_schedule(problem, out, writer)
+    if frozen_text is not None:
+        processes.first_does(lambda: save_vectors(frozen_text, out / FROZEN_TEXT))
+    processes.first_does(lambda: bundle.save(out / "bundle", replace=True))
+    return bundle
+
+
+def _by_schedule(problem: Problem, out: Path, writer: MetricWriter) -> tuple[Bundle, Vectors | None]:
+    """Solves around fine-tuning choose nothing on validation: under `refit` it is learnt from at once."""
+    if problem.config.refit:
+        problem = problem.on(problem.split.with_validation_in_train())
+    found = schedule.run(problem, out / "checkpoints" / "schedule", writer)
+    solved, params = found.solved, {"encoder": found.params, "head": dict(found.solved.head)}
+    return _bundle(problem, solved.vectors, params, found.features_IxE, solved.prior), found.frozen_text
+
+
+def _by_gradient(
+    problem: Problem, out: Path, writer: MetricWriter, trace: tuple[Path, int]
+) -> tuple[Bundle, Vectors | None]:
+    config, split = problem.config, problem.split
     train = config.train
     epochs = {HEAD: train.head_epochs, ENCODER: 0 if train.trainable == "none" else train.epochs}
-    writer = open_writer(out, train.track, configuration.to_dict(config)) if processes.is_first() else Nowhere()
-    trace = (out / "profile", profile if processes.is_first() else 0)
-    with contextlib.closing(writer):
-        finished = _train(problem, epochs, train.patience, out / "checkpoints" / "choose", writer, trace=trace)
-        if config.refit and len(split.validation_rows):
-            chosen = {name: outcome.epoch for name, (_, outcome) in finished.items()}
-            problem = problem.on(split.with_validation_in_train())
-            finished = _train(problem, chosen, 0, out / "checkpoints" / "refit", writer, label=REFIT)
+    finished = gradient.run(problem, epochs, train.patience, out / "checkpoints" / "choose", writer, trace=trace)
+    if config.refit and len(split.validation_rows):
+        chosen = {name: outcome.epoch for name, (_, outcome) in finished.items()}
+        problem = problem.on(split.with_validation_in_train())
+        finished = gradient.run(problem, chosen, 0, out / "checkpoints" / "refit", writer, label=REFIT)
+    frozen_text = None
     if HEAD in finished and ENCODER in finished:
         prepared, outcome = finished[HEAD]
         frozen_text, _ = phases.finished_vectors(problem, prepared, outcome.state)
-        processes.first_does(lambda: save_vectors(frozen_text, out / FROZEN_TEXT))
-    bundle = _bundle(problem, *list(finished.values())[-1])
-    processes.first_does(lambda: bundle.save(out / "bundle", replace=True))
-    return bundle
+    prepared, outcome = list(finished.values())[-1]
+    vectors, text_vectors = phases.finished_vectors(problem, prepared, outcome.state)
+    return _bundle(problem, vectors, phases.parameters(problem, outcome.state), text_vectors, None), frozen_text
 
 
 def load_run_config(run: Path) -> Config:
@@ -87,35 +110,12 @@ def _open_run(out: Path, config: Config, *, resume: bool) -> None:
         raise UserError(f"{out} was started with another configuration (see its config.toml); it cannot be resumed.")
 
 
-def _train(
-    problem: Problem,
-    epochs: dict[str, int],
-    patience: int,
-    checkpoints: Path,
-    writer: MetricWriter,
-    *,
-    label: str = "",
-    trace: tuple[Path, int] | None = None,
-) -> dict[str, tuple[Prepared, Outcome]]:
-    """Run the phases that have epochs, in order. Each starts from the outcome of the one before; the last is traced."""
-    finished: dict[str, tuple[Prepared, Outcome]] = {}
-    if epochs.get(HEAD) or not epochs.get(ENCODER):
-        prepared = phases.prepare_head(problem, epochs.get(HEAD, 0), patience=patience)
-        with Checkpoints(checkpoints / HEAD, keep=problem.config.train.checkpoints) as kept:
-            last = None if epochs.get(ENCODER) else trace
-            finished[HEAD] = prepared, phases.run(problem, prepared, kept, writer, label=label, trace=last)
-    if epochs.get(ENCODER):
-        start = finished[HEAD][1].state if HEAD in finished else None
-        prepared = phases.prepare_encoder(problem, epochs[ENCODER], patience=patience, start=start)
-        with Checkpoints(checkpoints / ENCODER, keep=problem.config.train.checkpoints) as kept:
-            finished[ENCODER] = prepared, phases.run(problem, prepared, kept, writer, label=label, trace=trace)
-    return finished
-
-
-def _bundle(problem: Problem, prepared: Prepared, outcome: Outcome) -> Bundle:
+def _bundle(
+    problem: Problem, vectors: Vectors, params: PyTree, text_vectors: np.ndarray, prior: UserPrior | None
+) -> Bundle:
+    """The bundle of finished vectors; `params` is {"encoder": ..., "head": ...}."""
     dataset, train = problem.dataset, problem.split.train
-    params = jax.tree.map(np.asarray, phases.parameters(problem, outcome.state))
-    vectors, text_vectors = phases.finished_vectors(problem, prepared, outcome.state)
+    params = jax.tree.map(np.asarray, params)
     scale = dataset.info.get("scale") or [float(train.rating.min()), float(train.rating.max())]
     items: pd.DataFrame = dataset.items.assign(**{columns.TEXT: problem.texts})
     return Bundle(
@@ -141,4 +141,5 @@ def _bundle(problem: Problem, prepared: Prepared, outcome: Outcome) -> Bundle:
         group=problem.popularity.group,
         encoder=problem.encoder.with_params(params["encoder"]),
         head=params["head"],
+        prior=prior,
     )

@@ -53,6 +53,7 @@ def tune(
     problem: Problem,
     anchors: Anchors,
     item_vectors_IxD: np.ndarray,
+    counts_I: np.ndarray,
     checkpoints: Checkpoints,
     writer: MetricWriter,
     *,
@@ -60,13 +61,14 @@ def tune(
 ) -> Tuned:
     """Learn `schedule.epochs` epochs, from the loaded encoder and the given projection, towards warm item vectors.
 
+    `item_vectors_IxD` are the solved ones, `counts_I` the training events of each item: those with none are left out.
     A linear map next to the projection learns with the encoder, from 0 on; the centre stays. Resumes from
     `checkpoints`.
     """
     problem = dataclasses.replace(problem, config=_train_settings(problem.config))
     train, epochs = problem.config.train, problem.config.schedule.epochs
     hidden = problem.hidden_states()
-    source = _warm_items(problem, hidden)
+    source = _warm_items(problem, hidden, counts_I)
     params: PyTree = {
         "head": {
             "projection": jnp.zeros_like(anchors.projection_ExD),
@@ -135,11 +137,10 @@ def _train_settings(config: Config) -> Config:
     return dataclasses.replace(config, train=train)
 
 
-def _warm_items(problem: Problem, hidden: HiddenStates | None) -> BatchSource:
+def _warm_items(problem: Problem, hidden: HiddenStates | None, counts_I: np.ndarray) -> BatchSource:
     """Batches with one pair for each warm item, whose rating is the item's weight: sqrt(n), of mean 1."""
-    counts = problem.popularity.counts
-    warm = np.flatnonzero(counts).astype(np.int32)
-    weight = np.sqrt(counts[warm])
+    warm = np.flatnonzero(counts_I).astype(np.int32)
+    weight = np.sqrt(counts_I[warm])
     events = Interactions(
         np.zeros(len(warm), np.int32),
         warm,

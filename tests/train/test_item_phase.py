@@ -52,7 +52,7 @@ def test_anchors_move_towards_the_warm_items(small_split, small_config, tmp_path
     anchors = anchored_model.text_anchors(problem.features_IxE, small_config.whole_data)
     wanted = np.roll(anchors.vectors, 1, axis=1)
     with Checkpoints(tmp_path / "items", keep=1) as kept:
-        tuned = item_phase.tune(problem, anchors, wanted, kept, Nowhere())
+        tuned = item_phase.tune(problem, anchors, wanted, problem.popularity.counts, kept, Nowhere())
     warm = problem.popularity.counts > 0
 
     def distance(found):

@@ -1,0 +1,129 @@
+"""The exact solves of a schedule: a training part and text vectors in, finished vectors and what comes with them out.
+
+Out of scope: the solvers (`solve`), what happens between two solves (`schedule`).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import pandas as pd
+
+from ltrec_jax.data import columns
+from ltrec_jax.model.two_tower import Vectors
+from ltrec_jax.solve import anchored_als, anchored_model, bayes, cold_start, side_information
+from ltrec_jax.solve.anchored_model import Anchors
+from ltrec_jax.solve.fold_in import UserPrior
+from ltrec_jax.train.problem import Problem
+
+_KEY_STREAM = 5
+_NOT_ATTRIBUTES = {columns.USER_ID, columns.ITEM_ID, "title", "timestamp"}
+_WORDS_OF_A_CATEGORY = 50
+_HEAD_L2 = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Solved:
+    """A model between two steps of the schedule.
+
+    `anchors` say where a text stands: fine-tuning starts from them. `head` places the text of a new item, for the
+    bundle; `prior` is fold-in's.
+    """
+
+    vectors: Vectors
+    item_rows: np.ndarray
+    counts: np.ndarray
+    anchors: Anchors
+    head: Mapping[str, np.ndarray]
+    prior: UserPrior
+
+
+def solve(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None = None) -> Solved:
+    """Solve for `schedule.goal` over these text vectors. `anchors` (of a fine-tuning) replace the texts' own."""
+    if problem.config.schedule.goal == "explicit":
+        return _ratings(problem, features_IxE)
+    return _likes(problem, features_IxE, anchors)
+
+
+def positive_rating(problem: Problem) -> float:
+    """Ratings from here on are likes: the configuration's, the dataset's, or the highest of the scale."""
+    info = problem.dataset.info
+    known = problem.config.evaluation.positive_rating or info.get("positive_rating")
+    return float(known or (info.get("scale") or [0, problem.split.train.rating.max()])[1])
+
+
+def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) -> Solved:
+    train, settings = problem.split.train, problem.config.whole_data
+    liked = train.rating >= positive_rating(problem)
+    user, item = np.unique(np.stack([train.user[liked], train.item[liked]]), axis=1)
+    anchors = anchors or anchored_model.text_anchors(features_IxE, settings)
+    num_users, num_items = problem.dataset.num_users, problem.dataset.num_items
+    model = anchored_model.fit(user, item, anchors, num_users=num_users, settings=settings, spread=problem.spread)
+    zeros_U, zeros_I = np.zeros(num_users, np.float32), np.zeros(num_items, np.float32)
+    return Solved(
+        vectors=Vectors(0.0, model.user_vectors, zeros_U, model.item_vectors, zeros_I, predicts_ratings=False),
+        item_rows=model.item_vectors,
+        counts=np.bincount(item, minlength=num_items),
+        anchors=anchors,
+        head=_head(anchors.center_E, model.projection, np.zeros(len(anchors.center_E), np.float32), 0.0),
+        prior=model.prior,
+    )
+
+
+def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
+    train, dataset = problem.split.train, problem.dataset
+    users, items = side_information.of_ratings(
+        train.user,
+        train.item,
+        dataset.num_users,
+        dataset.num_items,
+        text_IxE=features_IxE,
+        item_attributes=_attributes(dataset.items),
+        user_attributes=_attributes(dataset.users),
+    )
+    model = bayes.fit_vb(
+        train.user,
+        train.item,
+        train.rating,
+        users,
+        items,
+        key=jax.random.fold_in(jax.random.key(problem.config.seed), _KEY_STREAM),
+        spread=problem.spread,
+    )
+    vectors, counts = model.vectors, problem.popularity.counts
+    rows = np.column_stack([vectors.item_biases, vectors.item_vectors])
+    # What a text alone says of a row: a ridge from it, since the solve's own features are more than texts.
+    center = np.asarray(features_IxE, np.float64).mean(axis=0).astype(np.float32)
+    z_IxE = anchored_als.anchors(features_IxE, center, 1.0)
+    weight_I = np.sqrt(counts)
+    mean = (weight_I @ rows / max(weight_I.sum(), 1e-12)).astype(np.float32)
+    warm = counts > 0
+    found = cold_start.ridge_map(z_IxE[warm], (rows - mean)[warm], counts[warm], l2=_HEAD_L2).astype(np.float32)
+    head = _head(center, found[:, 1:], found[:, 0], vectors.mu)
+    return Solved(
+        vectors=vectors,
+        item_rows=rows - mean,
+        counts=counts,
+        anchors=Anchors(center, z_IxE, found),
+        head={**head, "intercept": mean},
+        prior=model.prior,
+    )
+
+
+def _attributes(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """Columns of a table that can stand as side information: numbers, and words of few kinds."""
+    return {
+        str(name): table[name]
+        for name in table.columns
+        if name not in _NOT_ATTRIBUTES
+        and (
+            pd.api.types.is_numeric_dtype(table[name])
+            or table[name].nunique() <= min(_WORDS_OF_A_CATEGORY, len(table) // 2)
+            or name == "genres"
+        )
+    }
+
+
+def _head(center_E: np.ndarray, projection: np.ndarray, text_bias: np.ndarray, mu: float) -> dict[str, np.ndarray]:
+    return {"center": center_E, "projection": projection, "text_bias": text_bias, "mu": np.asarray(mu, np.float32)}
