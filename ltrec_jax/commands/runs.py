@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from ltrec_jax import config as configuration
-from ltrec_jax.config import Config
+from ltrec_jax.config import Config, Steps
 from ltrec_jax.errors import UserError
 
 
@@ -52,6 +52,7 @@ class Train:
     config: Annotated[Path | None, tyro.conf.arg(help="TOML file; absent settings take their defaults")] = None
     out: Annotated[Path, tyro.conf.arg(help="run directory to make")] = Path("runs/train")
     resume: Annotated[bool, tyro.conf.arg(help="go on from the newest checkpoint in --out")] = False
+    schedule: Annotated[Steps | None, tyro.conf.arg(help="short for --schedule.steps")] = None
     print_config: Annotated[bool, tyro.conf.arg(help="write the configuration, commented, and stop")] = False
     plan: Annotated[bool, tyro.conf.arg(help="tell what the run will need in memory and time, and stop")] = False
     profile: Annotated[int, tyro.conf.arg(help="trace so many steps, after those that compile, into OUT/profile")] = 0
@@ -61,6 +62,9 @@ class Train:
 
     def run(self, settings: Sequence[str]) -> None:
         chosen = chosen_config(self.config, settings, "ltrec train")
+        if self.schedule:
+            schedule = dataclasses.replace(chosen.schedule, steps=self.schedule)
+            chosen = dataclasses.replace(chosen, schedule=schedule)
         if self.print_config:
             sys.stdout.write(configuration.to_toml(chosen))
             return
