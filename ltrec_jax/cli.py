@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from ltrec_jax import memory
-from ltrec_jax.commands import compare, data, encode, pretrain, runs, serving, tune
+from ltrec_jax.commands import compare, data, encode, notebooks, pretrain, runs, serving, tune
 from ltrec_jax.errors import StoppedError, UserError, unknown_name
 from ltrec_jax.version import __version__
 
@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "recommend": serving.Recommend,
     "serve": serving.Serve,
     "export": serving.Export,
+    "notebooks": notebooks.Notebooks,
 }
 _TAKES_SETTINGS = (runs.Train, tune.Tune, pretrain.Pretrain, data.Prepare)
 
