@@ -97,10 +97,18 @@ class Evaluate:
         str, tyro.conf.arg(help="names to compare with, commas between them; a wrong one lists all")
     ] = ""
     settings: Annotated[Path | None, tyro.conf.arg(help="their settings: a baselines.toml of `ltrec tune`")] = None
+    log: Annotated[
+        Path | None, tyro.conf.arg(help="log of `ltrec serve`: tell its click-through rates instead, and stop")
+    ] = None
 
     def run(self, settings: Sequence[str]) -> None:
         from rich.console import Console
 
+        if self.log is not None:
+            from ltrec_jax.commands.click_table import click_table
+
+            Console().print(click_table(self.log))
+            return
         from ltrec_jax import experiment
         from ltrec_jax.evaluation.report import print_report
 

@@ -99,7 +99,8 @@ class Export:
 class Serve:
     """Answer over HTTP: recommendations, search, new items, feedback, and a page to try them.
 
-    A token in the environment variable LTREC_TOKEN is asked of every client.
+    A token in the environment variable LTREC_TOKEN is asked of every client. SIGHUP swaps in the run's bundle as it is
+    then, without a failed request.
 
     Example:  ltrec serve runs/quickstart --port 8000
     """
@@ -134,10 +135,15 @@ class Serve:
         journal = Journal(self.log or self.run_directory / "serve.sqlite")
 
         def open_service() -> Service:
-            return Service(bundle, journal=journal, index=_index(bundle, self.index))
+            return Service(bundle, journal=journal, index=self._index(bundle))
+
+        def swap(service: Service) -> None:
+            _, newer = experiment.open_run(self.run_directory)
+            service.swap(newer, self._index(newer))
 
         app = http.make_app(
             open_service,
+            swap=swap,
             limits=Limits(requests_per_second=self.rate),
             token=os.environ.get(TOKEN_VARIABLE) or None,
         )
@@ -146,19 +152,21 @@ class Serve:
         print(f"Serving {self.run_directory} at http://{self.host}:{self.port} (stop with Ctrl+C)")
         uvicorn.run(app, host=self.host, port=self.port, log_level="warning", access_log=False)
 
+    def _index(self, bundle: "Bundle") -> "Index":
+        """The index asked for; what it loses is printed and left in RUN/index.json."""
+        from ltrec_jax import storage
+        from ltrec_jax.data.popularity import GROUPS
+        from ltrec_jax.serve.faiss_index import faiss_index
+        from ltrec_jax.serve.index import agreement, exact_index
 
-def _index(bundle: "Bundle", kind: str) -> "Index":
-    from ltrec_jax.data.popularity import GROUPS
-    from ltrec_jax.serve.faiss_index import faiss_index
-    from ltrec_jax.serve.index import agreement, exact_index
-
-    exact = exact_index(bundle.vectors)
-    if kind == "float32":
-        return exact
-    if kind == "hnsw" or kind == "ivf":
-        found: Index = faiss_index(bundle.vectors, kind)
-    else:
-        found = exact_index(bundle.vectors, "bfloat16" if kind == "bfloat16" else "int8")
-    kept = agreement(found, exact, bundle.vectors, bundle.group, GROUPS)
-    print("Share of the exact top 20 that this index finds: " + ", ".join(f"{n} {v:.1%}" for n, v in kept.items()))
-    return found
+        exact = exact_index(bundle.vectors)
+        if self.index == "float32":
+            return exact
+        if self.index == "hnsw" or self.index == "ivf":
+            found: Index = faiss_index(bundle.vectors, self.index)
+        else:
+            found = exact_index(bundle.vectors, self.index)
+        kept = agreement(found, exact, bundle.vectors, bundle.group, GROUPS)
+        storage.write_json(self.run_directory / "index.json", {"index": self.index, "found_of_exact_20": kept})
+        print("Share of the exact top 20 that this index finds: " + ", ".join(f"{n} {v:.1%}" for n, v in kept.items()))
+        return found

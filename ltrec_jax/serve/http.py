@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import importlib.resources
+import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from ltrec_jax.errors import UserError
 from ltrec_jax.serve import messages as m
-from ltrec_jax.serve.guard import Guard, Limits
+from ltrec_jax.serve.guard import LOG, Guard, Limits
 from ltrec_jax.serve.journal import JournalError
 from ltrec_jax.serve.placing import Placed
 from ltrec_jax.serve.service import Query, Recommendation, Service, Similar
@@ -43,17 +44,27 @@ _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsaf
 ItemId = Annotated[str, InPath(min_length=1, max_length=m.LONGEST_ID)]
 
 
-def make_app(open_service: Callable[[], Service], *, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+def make_app(
+    open_service: Callable[[], Service],
+    *,
+    swap: Callable[[Service], None] | None = None,
+    limits: Limits | None = None,
+    token: str | None = None,
+) -> FastAPI:
     """The application. `open_service` is called in the background once the server runs: until it is done and warm,
-    every answer but health is 503. With `token`, requests need `Authorization: Bearer <token>`.
+    every answer but health is 503. `swap` is called, in the background too, when the process gets SIGHUP. With `token`,
+    requests need `Authorization: Bearer <token>`.
     """
     limits, telemetry, holder = limits or Limits(), Telemetry(), _Holder(open_service)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opening = asyncio.create_task(holder.open())
+        if swap is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: holder.start_swap(swap))
         yield
         await opening
+        await holder.swapped()
         await asyncio.to_thread(holder.close)
 
     app = FastAPI(
@@ -78,6 +89,7 @@ class _Holder:
     def __init__(self, open_service: Callable[[], Service]) -> None:
         self._open_service = open_service
         self._service: Service | None = None
+        self._swapping: asyncio.Task[None] | None = None
         self.problem = "starting: the model is loaded and compiled. Ask /v1/ready again in a moment."
 
     @property
@@ -98,6 +110,25 @@ class _Holder:
             self._service = await asyncio.to_thread(work)
         except UserError as error:
             self.problem = str(error)
+
+    def start_swap(self, swap: Callable[[Service], None]) -> None:
+        """Swap in the background; one at a time. A bundle that cannot be read leaves the old one in place."""
+        if self._service is None or (self._swapping is not None and not self._swapping.done()):
+            LOG.warning("nothing is swapped: a start or a swap is under way")
+            return
+        self._swapping = asyncio.create_task(asyncio.to_thread(self._swap, swap, self._service))
+
+    def _swap(self, swap: Callable[[Service], None], service: Service) -> None:
+        try:
+            swap(service)
+            LOG.warning("the new bundle is served")
+        except UserError as error:
+            LOG.error("the old bundle is kept: %s", error)
+
+    async def swapped(self) -> None:
+        """Wait for a swap under way."""
+        if self._swapping is not None:
+            await self._swapping
 
     def close(self) -> None:
         if self._service is not None:

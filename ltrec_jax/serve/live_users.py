@@ -142,11 +142,11 @@ class LiveUsers:
         """A user's profile now. `KeyError` for one who is neither in the bundle nor has given feedback."""
         state = self._moved.get(user_id)
         number = self._number_of.get(user_id)
-        if state is None and number is None:
-            raise KeyError(user_id)
         if state is not None:
             both = {**state.trained, **state.events}
             return self._as_profile(state.solution, np.array(list(both), np.int64), np.array(list(both.values())))
+        if number is None:
+            raise KeyError(user_id)
         seen, ratings = self._bundle.history.of(number)
         vectors = self._bundle.vectors
         vector, bias = vectors.user_vectors[number], float(vectors.user_biases[number])
@@ -192,14 +192,19 @@ class LiveUsers:
     def _observe(self, state: _State, number: int, rating: float) -> None:
         (q,), (b,) = self._items.score.rows(np.array([number]))
         rule, numbers, x_1xD = self._rule, np.array([number]), self._rule.design(q[None, :])
-        target = self._target(rating, float(b))
-        before = state.events.get(number, state.trained.get(number))
-        if before is None:
-            state.matrix += rule.left(numbers, x_1xD)
-            state.right += rule.right(numbers, x_1xD, np.array([target]))
-        else:
+        target, before = self._target(rating, float(b)), state.events.get(number, state.trained.get(number))
+        counts, counted = self._is_event(rating), before is not None and self._is_event(before)
+        if counts and counted and before is not None:
             state.right += rule.weights(numbers)[0] * (target - self._target(before, float(b))) * x_1xD[0]
+        elif counts != counted:
+            sign = 1.0 if counts else -1.0
+            state.matrix += sign * rule.left(numbers, x_1xD)
+            state.right += sign * rule.right(numbers, x_1xD, np.array([target]))
         state.events[number] = rating
+
+    def _is_event(self, rating: float) -> bool:
+        """Whether a rating enters the equations: all do, or where ratings are not `explicit` the good ones."""
+        return self._rule.explicit or rating >= self._bundle.positive_rating
 
     def _target(self, rating: float, item_bias: float) -> float:
         return rating - self._bundle.vectors.mu - item_bias if self._rule.explicit else 1.0
@@ -210,7 +215,8 @@ class LiveUsers:
         if user is not None:
             seen, ratings = self._bundle.history.of(user)
             trained = dict(zip(seen.tolist(), ratings.tolist(), strict=True))
-            matrix += rule.left(seen, rule.design(self._items.score.rows(seen)[0]))
+            events = seen[[self._is_event(rating) for rating in ratings.tolist()]] if len(seen) else seen
+            matrix += rule.left(events, rule.design(self._items.score.rows(events)[0]))
             vectors = self._bundle.vectors
             solution = np.asarray(vectors.user_vectors[user], np.float64)
             if rule.explicit:

@@ -90,6 +90,15 @@ def test_a_stop_lets_requests_finish_and_one_log_has_one_writer(start_server, ru
     assert len(answers[0][1]["answers"]) == 200
 
 
+def test_a_hangup_swaps_the_bundle_while_requests_go_on(start_server):
+    server = start_server()
+    assert server.ask("POST", "/v1/feedback", {"user": "visitor", "item": "i3", "rating": 5.0})[0] == 200
+    os.kill(server.process.pid, signal.SIGHUP)
+    statuses = [server.ask("POST", "/v1/recommend", {"user": "visitor", "k": 90})[0] for _ in range(200)]
+    assert set(statuses) == {200}
+    assert server.stop() == 0
+
+
 def test_every_answer_keeps_to_the_description(start_server):
     """Schemathesis makes requests from the description, good and bad, and holds the answers against it."""
     import schemathesis

@@ -10,6 +10,7 @@ from ltrec_jax.evaluation import ranking
 from ltrec_jax.serve import live_users
 from ltrec_jax.serve.journal import Journal
 from ltrec_jax.serve.service import NEW, Query, Service, recommend
+from ltrec_jax.solve.fold_in import UserPrior, events, fold_in
 
 
 def ids(answer):
@@ -35,7 +36,7 @@ def test_served_is_what_was_evaluated(bundle, service, small_split):
     """For every user of the test part the service gives the evaluator's list, to the last item."""
     seen = history(small_split.train, small_split.dataset.num_users)
     wanted = ranking.targets(small_split.test, seen, bundle.num_items, 4.0)
-    lists = ranking.rank(bundle, wanted, seen, bundle.num_items, 20, candidates={"all": None})["all"]
+    lists = ranking.rank(bundle, wanted, seen, bundle.num_items, 20, candidates={"all": None}, block_users=64)["all"]
     answers = service.recommend([Query(user=f"u{user}", k=20) for user in wanted.users])
     assert len(answers) > 50
     for items, answer in zip(lists.items, answers, strict=True):
@@ -213,6 +214,46 @@ def test_a_click_counts_for_its_group_and_place(service):
     assert group.clicks == 1
     assert group.weighted == 3.0
     assert sum(g.shown for g in service.clicks.groups.values()) == 5
+
+
+def test_click_rates_are_told_from_a_log(bundle, tmp_path):
+    from rich.console import Console
+
+    from ltrec_jax.commands.click_table import click_table
+
+    first = Service(bundle, journal=Journal(tmp_path / "log.sqlite"))
+    answer = one(first, user="u7", k=4)
+    first.shown("u7", answer)
+    first.feedback("u7", answer[0].item_id, click=True)
+    first.close()
+    console = Console(record=True, width=120)
+    console.print(click_table(tmp_path / "log.sqlite"))
+    assert answer[0].group in console.export_text()
+    with pytest.raises(UserError, match="does not exist"):
+        click_table(tmp_path / "nothing.sqlite")
+
+
+def test_whole_data_models_count_good_ratings_alone(bundle):
+    """An event is a rating from the positive one on; it comes and goes with its rating."""
+    width = bundle.vectors.item_vectors.shape[1]
+    prior = UserPrior(
+        explicit=False,
+        precision=np.eye(width),
+        mean=np.zeros(width),
+        weight_I=np.linspace(1.0, 2.0, bundle.num_items),
+        ridge=0.1,
+    )
+    solved = dataclasses.replace(bundle, prior=prior)
+    service = Service(solved)
+    service.feedback("somebody", "i1", 5.0)
+    service.feedback("somebody", "i2", 1.0)
+    design, target = events(prior, np.array([1]), None, 0.0, bundle.vectors.item_vectors, bundle.vectors.item_biases)
+    expected = fold_in(prior, np.array([1]), design, target)
+    np.testing.assert_allclose(service.users.profile("somebody").vector, expected, atol=1e-6)
+    assert not {"i1", "i2"} & set(ids(one(service, user="somebody", k=90)))
+    service.feedback("somebody", "i1", 1.0)
+    np.testing.assert_allclose(service.users.profile("somebody").vector, 0.0, atol=1e-6)
+    service.close()
 
 
 def test_a_restart_gives_the_same_answers(bundle, tmp_path):
