@@ -137,11 +137,14 @@ def test_ratings_that_are_none_or_not_finite_are_refused(world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
-def test_devices_share_the_rows(mode, sampled, exact, world):
+@pytest.mark.parametrize("fit", [bayes.fit_vb, bayes.fit_gibbs])
+def test_devices_share_the_rows(fit, world):
     user, item, rating, users, items, _ = world
-    spread = parallel.choose(mode, count=2)
-    found = bayes.fit_gibbs(user, item, rating, users, items, settings=SMALL, spread=spread)
-    np.testing.assert_allclose(found.vectors.item_biases, sampled.vectors.item_biases, atol=0.02)
-    found = bayes.fit_vb(user, item, rating, users, items, settings=SMALL, spread=spread)
-    np.testing.assert_allclose(found.vectors.item_biases, exact.vectors.item_biases, atol=1e-3)
+    few = BayesConfig(factors=WIDTH, iterations=10, gibbs_factors=WIDTH, sweeps=10, burn_in=5)
+    alone, *shared = (
+        fit(user, item, rating, users, items, settings=few, spread=spread).vectors
+        for spread in (ONE, parallel.choose("pmap", count=2), parallel.choose("shard_map", count=2))
+    )
+    for vectors in shared:
+        np.testing.assert_allclose(vectors.item_biases, alone.item_biases, atol=0.02)
+        np.testing.assert_allclose(vectors.user_biases, alone.user_biases, atol=0.02)

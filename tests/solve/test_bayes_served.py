@@ -5,7 +5,7 @@ import numpy as np
 from ltrec_jax.solve import bayes_served
 
 RNG = np.random.default_rng(0)
-SAMPLES, USERS, ITEMS, WIDTH = 4, 9, 7, 2
+SAMPLES, USERS, ITEMS, WIDTH = 4, 7, 7, 2
 P, Q = RNG.normal(size=(SAMPLES, USERS, WIDTH)), RNG.normal(size=(SAMPLES, ITEMS, WIDTH))
 USER_MAP, ITEM_MAP = RNG.normal(size=(SAMPLES, 3, WIDTH)), RNG.normal(size=(SAMPLES, 5, WIDTH))
 
