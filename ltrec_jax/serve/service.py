@@ -129,7 +129,7 @@ class Service:
         """Compile what requests need."""
         world = self._world
         world.placer.warm_up()
-        for user in world.users.some(1):
+        for user in world.users.some(1) if world.items.ids else ():
             for k in (10, _POOL):
                 self.recommend([Query(user=user, k=k)])
             self.recommend([Query(user=user, deny=[world.items.ids[0]])])
