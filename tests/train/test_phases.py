@@ -45,8 +45,18 @@ def head_phase(problem):
     return phases.prepare_head(problem, 2, patience=0)
 
 
-@pytest.mark.parametrize("prepare", [encoder_phase, head_phase])
-@pytest.mark.parametrize("mode", ["pmap", "shard_map", "vmap"])
+@pytest.mark.parametrize(
+    ("mode", "prepare"),
+    [
+        ("pmap", encoder_phase),
+        ("shard_map", head_phase),
+        # Each further one compiles a program of its own.
+        pytest.param("shard_map", encoder_phase, marks=pytest.mark.slow),
+        pytest.param("vmap", encoder_phase, marks=pytest.mark.slow),
+        pytest.param("pmap", head_phase, marks=pytest.mark.slow),
+        pytest.param("vmap", head_phase, marks=pytest.mark.slow),
+    ],
+)
 def test_eight_devices_give_the_parameters_of_one(problem, mode, prepare):
     one, rows_of_one = run_steps(on(problem, parallel.choose("jit")), prepare)
     many, rows_of_many = run_steps(on(problem, parallel.choose(mode, count=8)), prepare)
@@ -59,8 +69,15 @@ def test_eight_devices_give_the_parameters_of_one(problem, mode, prepare):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("prepare", [encoder_phase, head_phase])
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize(
+    ("mode", "prepare"),
+    [
+        ("jit", head_phase),
+        pytest.param("jit", encoder_phase, marks=pytest.mark.slow),
+        pytest.param("pmap", encoder_phase, marks=pytest.mark.slow),
+        pytest.param("pmap", head_phase, marks=pytest.mark.slow),
+    ],
+)
 def test_accumulated_slices_give_the_step_of_the_whole_batch(problem, mode, prepare):
     whole, rows_of_whole = run_steps(on(problem, parallel.choose("jit")), prepare)
     spread = parallel.choose(mode, count=None if mode == "jit" else 2)
@@ -72,6 +89,7 @@ def test_accumulated_slices_give_the_step_of_the_whole_batch(problem, mode, prep
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_kept_and_evaluated(problem):
     settled = on(problem, problem.spread, average=0.5, decay="constant", warmup=0.0)
     prepared = encoder_phase(settled)
@@ -87,6 +105,7 @@ def test_the_moving_average_is_kept_and_evaluated(problem):
     assert not np.array_equal(evaluated, state.trainable["head"]["projection"])
 
 
+@pytest.mark.slow
 def test_dropout_masks_differ_between_devices(problem):
     dropped = dataclasses.replace(problem.config.model, embedding_dropout=0.5)
     problem = dataclasses.replace(problem, config=dataclasses.replace(problem.config, model=dropped))
@@ -96,7 +115,7 @@ def test_dropout_masks_differ_between_devices(problem):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("what", ["all", "top:1", "bias", "none"])
+@pytest.mark.parametrize("what", ["all", "top:1", pytest.param("bias", marks=pytest.mark.slow), "none"])
 def test_only_what_is_named_learns(problem, what):
     def prepare(p):
         return phases.prepare_encoder(p, 2, patience=0, start=None)
@@ -128,6 +147,7 @@ def test_rows_are_no_longer_than_the_texts_need(problem):
     assert problem.tokens.lengths.max() <= rows.shape[-1] == 32
 
 
+@pytest.mark.slow
 def test_the_rule_of_the_tables_is_the_configured_one(problem):
     by_rule = {rule: run_steps(on(problem, problem.spread, table_optimizer=rule), encoder_phase)[0] for rule in RULES}
     for name, width in (
