@@ -41,7 +41,7 @@ class Encode:
     prompt: Annotated[
         str, tyro.conf.arg(help="goes before each text: 'query: ', or the name of one of the encoder's")
     ] = ""
-    tokens_per_call: Annotated[int, tyro.conf.arg(help="per device; a GPU wants 16384 or more")] = 1024
+    tokens_per_call: Annotated[int, tyro.conf.arg(help="per device; a GPU wants 16384 or more")] = 2048
     replace: Annotated[bool, tyro.conf.arg(help="replace an --out made by other settings")] = False
 
     def run(self, settings: Sequence[str]) -> None:
