@@ -1,6 +1,7 @@
 """Checkpoints of a training run: orbax behind one file. Asynchronous, atomic, nothing unpickled.
 
-Kept: the newest few and the one with the best validation error. A save that is cut short is never a checkpoint.
+Kept: the newest few and the one with the best validation error. A save that is cut short is never a checkpoint, and a
+deletion that is cut short leaves none: what is no longer kept is renamed first, which is whole or not at all.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import dataclasses
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +19,12 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from ltrec_jax import storage
+from ltrec_jax import processes, storage
 from ltrec_jax.errors import UserError
 from ltrec_jax.types import PyTree
 
 _NO_METRIC = 1e30
+_DROPPED = "dropped"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +49,12 @@ class Checkpoints:
                 checkpoint_managers.BestN(get_metric_fn=lambda metrics: metrics["error"], reverse=True, n=1),
             ]
         )
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy, cleanup_tmp_directories=True, todelete_subdir=_DROPPED
+        )
         handlers = {"state": ocp.StandardCheckpointHandler(), "notes": ocp.JsonCheckpointHandler()}
         with _disk_errors(self.directory):
+            self._delete_dropped()
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def __enter__(self) -> Self:
@@ -59,6 +65,7 @@ class Checkpoints:
     ) -> None:
         with _disk_errors(self.directory):
             self._manager.close()
+            self._delete_dropped()
 
     @property
     def steps(self) -> list[int]:
@@ -68,12 +75,19 @@ class Checkpoints:
     def save(self, step: int, state: PyTree, notes: Mapping[str, Any], *, error: float | None = None) -> None:
         """Start saving; returns as soon as the arrays are copied. `error` (lower is better) marks an evaluated step."""
         with _disk_errors(self.directory):
+            self._delete_dropped()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes))),
                 metrics={"error": _NO_METRIC if error is None else error},
                 force=True,
             )
+
+    def _delete_dropped(self) -> None:
+        if processes.is_first():
+            # One by one: orbax may be moving the next one into the directory at this moment.
+            for step in (self.directory / _DROPPED).glob("*"):
+                shutil.rmtree(step)
 
     def wait(self) -> None:
         """Return when all saves are on disk."""

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -28,6 +29,22 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
             kept.save(step, state(step), {"step": step}, error=error)
         kept.wait()
         assert kept.steps == [2, 4, 5]
+
+
+def test_what_is_no_longer_kept_is_renamed_before_it_is_deleted(tmp_path, monkeypatch):
+    """A kill in the middle of a deletion must not leave half a checkpoint that looks like one."""
+    deleted = []
+    monkeypatch.setattr(shutil, "rmtree", lambda path: deleted.append(path))
+    with Checkpoints(tmp_path, keep=1) as kept:
+        for step in (1, 2, 3):
+            kept.save(step, state(step), {}, error=1 / step)
+            kept.wait()
+    monkeypatch.undo()
+    assert sorted(path.relative_to(tmp_path).parts for path in set(deleted)) == [("dropped", "1"), ("dropped", "2")]
+    # What such a kill has left is swept when the directory is opened again.
+    with Checkpoints(tmp_path, keep=1) as kept:
+        assert kept.steps == [3]
+        assert not list((tmp_path / "dropped").iterdir())
 
 
 def test_a_state_comes_back_bit_for_bit_with_its_notes(tmp_path):

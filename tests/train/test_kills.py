@@ -106,7 +106,7 @@ def check_what_is_left(out, states):
     for phase, (state, per_epoch) in states.items():
         place = out / "checkpoints" / "choose" / phase
         if place.exists():
-            under_way = any(not p.name.isdecimal() for p in place.iterdir())
+            under_way = any("tmp" in p.name for p in place.iterdir())
             with Checkpoints(place, keep=9) as kept:
                 for step in kept.steps:
                     assert int(kept.restore(state, step).state.step) == step
