@@ -93,7 +93,8 @@ def run_phase(
     if (restored := checkpoints.restore(state)) is not None:
         state, start = restored.state, restored.step
         best = _Best(**restored.notes["best"]) if restored.notes["best"]["step"] else _Best()
-    writer.rewind(phase.name, start)
+    # A phase that begins anew writes its row of step 0 again.
+    writer.rewind(phase.name, start or -1)
     per_epoch = source.steps_per_epoch
     total = phase.epochs * per_epoch
     reason = "all epochs done"

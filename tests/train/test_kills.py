@@ -98,20 +98,20 @@ def steps_in(place):
 
 
 def check_what_is_left(out, states):
-    """Every finished checkpoint loads; the newest is at most one interval (an epoch) behind what was reported.
+    """Every finished checkpoint loads; at most two intervals (epochs) come after the newest one.
 
-    A save that was under way when the kill came is lost too: that of the epoch before.
+    One interval, and the time a save takes, for the next begins only when it is done. Here that may be one more:
+    an epoch takes some 20 ms.
     """
     rows = read_rows(out / "metrics.jsonl") if (out / "metrics.jsonl").exists() else []
     for phase, (state, per_epoch) in states.items():
         place = out / "checkpoints" / "choose" / phase
         if place.exists():
-            under_way = any("tmp" in p.name for p in place.iterdir())
             with Checkpoints(place, keep=9) as kept:
                 for step in kept.steps:
                     assert int(kept.restore(state, step).state.step) == step
             reached = max((row["step"] for row in rows if row["phase"] == phase), default=0)
-            assert reached - newest(place) <= per_epoch * (2 if under_way else 1)
+            assert reached - newest(place) <= 2 * per_epoch
 
 
 def wait_for_a_moment(out, moments):
@@ -165,4 +165,5 @@ def test_twenty_kills_change_nothing(server, small_split, config, tmp_path):
 
 def measured(out):
     """The rows of a run without what depends on the clock."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(out / "metrics.jsonl")]
+    rows = [row for row in read_rows(out / "metrics.jsonl") if "matmul_peak" not in row]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
