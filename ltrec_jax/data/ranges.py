@@ -5,7 +5,7 @@ Out of scope: what the steps do (`settle`), how events come to be coded (`relati
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from ltrec_jax.data import columns, relations, whole_ids
-from ltrec_jax.data.whole_ids import Lookup
+from ltrec_jax.data import columns, relations
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 _Found = TypeVar("_Found")
 EVENT = np.dtype([*columns.DTYPES.items(), (relations.ROW_ORDER, np.int64)])
 """One event in a file."""
-_CODES = {columns.USER_ID: columns.USER, columns.ITEM_ID: columns.ITEM}
 _BATCH = 1 << 20
 _BINS = 4096
 # Events of one range: what a step needs of them (some 150 bytes each) should stay in the caches, and not be mapped and
@@ -37,18 +35,9 @@ _BYTES = 150
 class UserRanges:
     """Events in the files of `folder`, by ranges of user codes; inside a range they are in no order."""
 
-    def __init__(
-        self,
-        folder: Path,
-        events_per_bin: np.ndarray,
-        width: int,
-        rows: int,
-        threads: int,
-        lookups: Mapping[str, Lookup],
-    ) -> None:
+    def __init__(self, folder: Path, events_per_bin: np.ndarray, width: int, rows: int, threads: int) -> None:
         """Range the bins of `width` user codes each so that a range has about `rows` events (but whole bins)."""
         self._folder, self._width, self._threads = folder, width, threads
-        self._lookups = {_CODES[key]: (key, found) for key, found in lookups.items()}
         upto = np.cumsum(events_per_bin)
         place = np.unique((upto - 1) // rows, return_inverse=True)[1]
         # Few bytes are sorted faster.
@@ -65,12 +54,8 @@ class UserRanges:
         *,
         memory_gib: float,
         threads: int,
-        lookups: Mapping[str, Lookup] | None = None,
     ) -> Self:
-        """Write `events` (user, item, rating, timestamp, row_order) to files; `counts` (user, events) of all users.
-
-        With `lookups` (for user_id and item_id) the events have ids instead of codes.
-        """
+        """Write `events` (user, item, rating, timestamp, row_order) to files; `counts` (user, events) of all users."""
         found = engine.fetch(counts.agg(users=counts.user.max() + 1, events=counts.events.sum()))
         users, total = (int(np.ma.filled(found[column], 0)[0]) for column in ("users", "events"))
         width = max(1, -(-users // _BINS))
@@ -79,7 +64,7 @@ class UserRanges:
         binned = engine.fetch(bins)
         per_bin[binned["bin"]] = binned["events"]
         rows = min(max(_ROWS, total // _FILES), round(memory_gib * (1 << 30) / (_BYTES * (threads + 2))))
-        ranges = cls(folder, per_bin, width, rows, threads, lookups or {})
+        ranges = cls(folder, per_bin, width, rows, threads)
         with ThreadPoolExecutor(1) as pool, tqdm(total=total, desc="coding", delay=1.0, unit=" rows") as bar:
             job: Future[None] | None = None
             for batch in engine.stream(events, _BATCH, "coding"):
@@ -100,10 +85,7 @@ class UserRanges:
         """Append the events of a batch with the columns of `EVENT` to the files of their ranges."""
         events = np.empty(len(batch), EVENT)
         for name in EVENT.names or ():
-            if name in self._lookups:
-                events[name] = whole_ids.code(batch, *self._lookups[name])
-            else:
-                events[name] = batch.column(name).to_numpy()
+            events[name] = batch.column(name).to_numpy()
         place = self._range_of_bin[events[columns.USER] // self._width]
         events = events.take(np.argsort(place, kind="stable"))
         edges = np.cumsum(np.bincount(place, minlength=len(self._counts)))

@@ -9,7 +9,6 @@ in arrays (`settle`).
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ltrec_jax.data import columns
@@ -36,14 +35,10 @@ def in_time_range(events: "ir.Table", start: int | None, end: int | None) -> "ir
     return events
 
 
-def counted(events: "ir.Table", key: str) -> "ir.Table":
-    """(id, events): every distinct id as it is stored (perhaps a number), and its count."""
-    return events.group_by(id=events[key]).agg(**{EVENTS: events.count()})
-
-
-def named(counted_ids: "ir.Table", key: str) -> "ir.Table":
-    """(id, events, key): the same with the id as a text."""
-    return counted_ids.mutate(**{key: counted_ids.id.cast("string")})
+def named(events: "ir.Table", key: str) -> "ir.Table":
+    """(id, events, key): every distinct id as it is stored (perhaps a number), its count, and the id as a text."""
+    counted = events.group_by(id=events[key]).agg(**{EVENTS: events.count()})
+    return counted.mutate(**{key: counted.id.cast("string")})
 
 
 def codes(ids: "ir.Table", key: str, code: str) -> "ir.Table":
@@ -126,10 +121,6 @@ class Coded:
 
     events: "ir.Table"
     """(user, item, rating, timestamp, row_order), not computed yet."""
-    users: "ir.Table"
-    """(id, user, events) of every user, the id as it is stored."""
-    items: "ir.Table"
-    """(id, item, events) of every item with events, likewise."""
     counts: "ir.Table"
     """(user, events) of every user."""
     described: "ir.Table"
@@ -138,19 +129,15 @@ class Coded:
     """Items of the events that the catalogue lacks; 0 where there is no catalogue."""
 
 
-def code_events(
-    engine: Engine, options: PrepareOptions, *, listed: bool, ids: Mapping[str, "ir.Table"] | None = None
-) -> Coded:
+def code_events(engine: Engine, options: PrepareOptions, *, listed: bool) -> Coded:
     """Code the events in the time range: every item of items_kept has a code, and every item and user of an event.
 
-    Items that the catalogue lacks are a `UserError` under `strict`, if one was `listed`. `ids`: what `counted` gives
-    for user_id and item_id, where it is known already.
+    Items that the catalogue lacks are a `UserError` under `strict`, if one was `listed`.
     """
     events = in_time_range(engine.table("events"), options.start, options.end)
-    ids = ids or {key: counted(events, key) for key in (columns.USER_ID, columns.ITEM_ID)}
     catalogue = engine.table("items_kept").select(columns.ITEM_ID)
-    seen_users = engine.create("seen_users", named(ids[columns.USER_ID], columns.USER_ID), "collecting users")
-    seen_items = engine.create("seen_items", named(ids[columns.ITEM_ID], columns.ITEM_ID), "collecting items")
+    seen_users = engine.create("seen_users", named(events, columns.USER_ID), "collecting users")
+    seen_items = engine.create("seen_items", named(events, columns.ITEM_ID), "collecting items")
     missing = _missing(engine, seen_items.anti_join(catalogue, columns.ITEM_ID), options.strict) if listed else 0
     every_item = catalogue.union(seen_items.select(columns.ITEM_ID))
     users = engine.create("all_users", codes(seen_users, columns.USER_ID, columns.USER), "coding users")
@@ -159,8 +146,6 @@ def code_events(
     coded_items = engine.create("coded_items", seen_items.join(items, columns.ITEM_ID), "coding items")
     return Coded(
         events=coded(events, coded_users, coded_items),
-        users=coded_users,
-        items=coded_items,
         counts=coded_users.select(columns.USER, EVENTS),
         described=items.semi_join(catalogue, columns.ITEM_ID).select(columns.ITEM),
         missing=missing,

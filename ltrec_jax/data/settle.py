@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltrec_jax.data import columns, relations, whole_ids
+from ltrec_jax.data import columns, relations
 from ltrec_jax.data.engines import DuckEngine
 from ltrec_jax.data.prepare_options import Duplicates, PrepareOptions
 from ltrec_jax.data.ranges import UserRanges
-from ltrec_jax.data.whole_ids import Lookup
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -53,16 +52,8 @@ def settle(
     engine: DuckEngine, options: PrepareOptions, folder: Path, *, listed: bool
 ) -> tuple[dict[str, int], int, Settled]:
     """What `relations.relate` does, with the interactions in files of `folder` instead of the table `final`."""
-    events = relations.in_time_range(engine.table("events"), options.start, options.end)
-    counts = whole_ids.counted(engine, events)
-    ids = {key: whole_ids.as_table(engine, f"counted_{key}", found) for key, found in counts.items()}
-    given = relations.code_events(engine, options, listed=listed, ids=ids)
-    if counts:
-        coded = {columns.USER_ID: (given.users, columns.USER), columns.ITEM_ID: (given.items, columns.ITEM)}
-        lookups = {key: whole_ids.lookup(engine, *coded[key], found) for key, found in counts.items()}
-        ranges = _ranges(engine, events, given.counts, folder, options, lookups)
-    else:
-        ranges = _ranges(engine, given.events, given.counts, folder, options)
+    given = relations.code_events(engine, options, listed=listed)
+    ranges = _ranges(engine, given.events, given.counts, folder, options)
     steps = {"in_time_range": ranges.rows}
     ranges.update(functools.partial(one_per_pair, policy=options.duplicates), "one event for each pair")
     steps["one_per_pair"] = ranges.rows
@@ -103,17 +94,10 @@ def settled_elsewhere(engine: DuckEngine, options: PrepareOptions, folder: Path)
 
 
 def _ranges(
-    engine: DuckEngine,
-    events: "ir.Table",
-    counts: "ir.Table",
-    folder: Path,
-    options: PrepareOptions,
-    lookups: Mapping[str, Lookup] | None = None,
+    engine: DuckEngine, events: "ir.Table", counts: "ir.Table", folder: Path, options: PrepareOptions
 ) -> UserRanges:
     threads = options.threads or os.cpu_count() or 1
-    return UserRanges.of(
-        engine, events, counts, folder, memory_gib=options.memory_gib, threads=threads, lookups=lookups
-    )
+    return UserRanges.of(engine, events, counts, folder, memory_gib=options.memory_gib, threads=threads)
 
 
 def one_per_pair(events: np.ndarray, policy: Duplicates) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltrec_jax.data import columns, ranges, relations, settle, whole_ids
+from ltrec_jax.data import columns, ranges, relations, settle
 from ltrec_jax.data.engines import DuckEngine
 from ltrec_jax.data.prepare_options import PrepareOptions
 from ltrec_jax.errors import UserError
@@ -64,17 +64,12 @@ def both(raw: dict[str, np.ndarray], options: PrepareOptions, folder) -> list[tu
     return found
 
 
-@pytest.mark.parametrize("narrow", [False, True], ids=["hashed ids", "narrow whole numbers"])
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
-def test_arrays_and_relations_give_the_same(options, narrow, tmp_path, monkeypatch):
+def test_arrays_and_relations_give_the_same(options, tmp_path, monkeypatch):
     # Several ranges, and several batches.
     monkeypatch.setattr(ranges, "_ROWS", 300)
     monkeypatch.setattr(ranges, "_BATCH", 700)
-    monkeypatch.setattr(whole_ids, "_BATCH", 700)
-    raw = events(2_500)
-    if narrow:
-        raw["item_id"] //= 1_000_003
-    relational, arrays = both(raw, dataclasses.replace(options, threads=2), tmp_path)
+    relational, arrays = both(events(2_500), dataclasses.replace(options, threads=2), tmp_path)
     assert arrays == relational
     if options.min_item_interactions < 1_000:
         assert arrays[0]["interactions"] > 0
@@ -104,7 +99,7 @@ def test_the_order_of_packed_keys_is_that_of_lexsort(rows):
 
 def test_ranges_hold_whole_users_and_every_event(tmp_path):
     counts = np.array([5, 0, 900, 1, 1, 1, 300])
-    held = ranges.UserRanges(tmp_path, counts, 10, rows=100, threads=2, lookups={})
+    held = ranges.UserRanges(tmp_path, counts, 10, rows=100, threads=2)
     users = np.repeat(np.arange(7) * 10 + 3, counts)
     user = np.random.default_rng(0).permutation(users).astype(np.int32)
     zeros = {name: np.zeros(len(user), ranges.EVENT[name]) for name in ranges.EVENT.names or ()}
@@ -127,19 +122,3 @@ def test_what_fails_in_the_middle_of_a_stream_is_one_clear_line():
         table = engine.table("t")
         with pytest.raises(UserError, match=r"^coding failed: Conversion Error: .*'x'.*"):
             list(engine.stream(table.mutate(b=table.a.cast("int64")), 100, "coding"))
-
-
-def test_only_narrow_whole_numbers_are_counted_in_arrays():
-    def counted(user, item):
-        with duckdb.connect() as connection:
-            connection.register("events", pa.table({"user_id": user, "item_id": item}))
-            engine = DuckEngine(connection)
-            return whole_ids.counted(engine, engine.table("events"))
-
-    found = counted([-3, 5, 5], [7, 7, 9])
-    assert found["user_id"].low == -3
-    np.testing.assert_array_equal(found["user_id"].events, [1, 0, 0, 0, 0, 0, 0, 0, 2])
-    np.testing.assert_array_equal(found["item_id"].events, [2, 0, 1])
-    assert counted([1, 2], [0, 1 << 40]) == {}
-    assert counted([1, 2], ["a", "b"]) == {}
-    assert counted(pa.array([], pa.int64()), pa.array([], pa.int64())) == {}
