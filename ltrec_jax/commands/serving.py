@@ -1,6 +1,7 @@
 """Commands that use a run: recommend, serve, export. What a command needs is imported when it runs."""
 
 import dataclasses
+import logging
 import os
 import signal
 from collections.abc import Sequence
@@ -115,6 +116,9 @@ class Serve:
         Literal["float32", "bfloat16", "int8", "hnsw", "ivf"], tyro.conf.arg(help="how items are searched")
     ] = "float32"
     rate: Annotated[float, tyro.conf.arg(help="requests per second that one client may send; 0: any")] = 0.0
+    log_requests: Annotated[
+        bool, tyro.conf.arg(help="a line of JSON per request on stderr: route, status, ms; no ids, no texts")
+    ] = False
 
     def run(self, settings: Sequence[str]) -> None:
         try:
@@ -126,7 +130,7 @@ class Serve:
                 raise
             raise UserError(f"Serving needs more packages ({error.name}): pip install 'ltrec-jax[serve]'.") from error
         from ltrec_jax import experiment, parallel, storage
-        from ltrec_jax.serve.guard import Limits
+        from ltrec_jax.serve.guard import LOG, Limits
         from ltrec_jax.serve.journal import Journal
         from ltrec_jax.serve.service import Service
 
@@ -147,6 +151,8 @@ class Serve:
             limits=Limits(requests_per_second=self.rate),
             token=os.environ.get(TOKEN_VARIABLE) or None,
         )
+        LOG.addHandler(logging.StreamHandler())
+        LOG.setLevel(logging.INFO if self.log_requests else logging.WARNING)
         # uvicorn finishes its requests, then raises the signal again: by then there is nothing left to stop.
         signal.signal(signal.SIGTERM, lambda *_: None)
         print(f"Serving {self.run_directory} at http://{self.host}:{self.port} (stop with Ctrl+C)")
