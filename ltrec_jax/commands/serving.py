@@ -152,6 +152,7 @@ class Serve:
             token=os.environ.get(TOKEN_VARIABLE) or None,
         )
         LOG.addHandler(logging.StreamHandler())
+        LOG.propagate = False
         LOG.setLevel(logging.INFO if self.log_requests else logging.WARNING)
         # uvicorn finishes its requests, then raises the signal again: by then there is nothing left to stop.
         signal.signal(signal.SIGTERM, lambda *_: None)
