@@ -225,7 +225,9 @@ def _measure(run: _Run, tokens: TokenStore) -> Callable[[PyTree], HeldOut]:
 def _cosine(before: Encoder, after: Encoder, run: _Run) -> float:
     """Mean cosine of the held-out texts' vectors by both encoders: how far the text space has moved."""
     one, two = (
-        catalogue.encode_catalogue(each, run.texts.held_out, policy=run.config.precision, progress=False)
+        catalogue.encode_catalogue(
+            each, run.texts.held_out, policy=run.config.precision, spread=run.spread, progress=False
+        )
         for each in (before, after)
     )
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)

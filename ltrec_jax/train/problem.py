@@ -124,11 +124,12 @@ def load_problem(
             "(data.max_length).",
             file=sys.stderr,
         )
+    spread = spread or parallel.choose_for_run(config.train.parallel, by_rows=config.train.shard_tables)
     if dry:
         features_IxE = np.broadcast_to(np.float32(0), (len(tokens), encoder.config.hidden_size))
     else:
         features_IxE = catalogue.encode_catalogue(
-            encoder, tokens, policy=config.encoder.precision, progress=processes.is_first()
+            encoder, tokens, policy=config.encoder.precision, spread=spread, progress=processes.is_first()
         )
     counts = popularity(split.train.item, dataset.num_items)
     return Problem(
@@ -140,6 +141,6 @@ def load_problem(
         features_IxE=features_IxE,
         popularity=counts,
         gate_I=popularity_gate(counts.counts, config.model.gate_count),
-        spread=spread or parallel.choose_for_run(config.train.parallel, by_rows=config.train.shard_tables),
+        spread=spread,
         dry=dry,
     )
