@@ -75,7 +75,7 @@ def task_million(items: int, width: int, requests: int) -> dict[str, Any]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from ltrec_jax.model.two_tower import Vectors
     from ltrec_jax.serve.faiss_index import faiss_index
-    from ltrec_jax.serve.index import agreement, exact_index
+    from ltrec_jax.serve.index import Among, agreement, exact_index
 
     rng = np.random.default_rng(0)
     # Items around 2,000 centres: a catalogue has neighbourhoods, without which no approximate index finds anything.
@@ -93,11 +93,11 @@ def task_million(items: int, width: int, requests: int) -> dict[str, Any]:
             name, lambda name=name: exact_index(vectors, name)
         )()
         built = time.perf_counter() - start
-        index.search(p[:1], np.zeros(1, np.float32), 10, excluded=seen)
+        index.search(p[:1], np.zeros(1, np.float32), 10, Among(seen))
         times = []
         for row in range(requests):
             start = time.perf_counter()
-            index.search(p[row : row + 1], np.zeros(1, np.float32), 10, excluded=seen)
+            index.search(p[row : row + 1], np.zeros(1, np.float32), 10, Among(seen))
             times.append(1e3 * (time.perf_counter() - start))
         kept = agreement(index, exact, vectors, group, ("first third", "second third", "last third"))
         found[name] = {"milliseconds": times, "build_s": built, "kept": kept}

@@ -17,6 +17,7 @@ from jax import export as jax_export
 from ltrec_jax import storage
 from ltrec_jax.bundle import Bundle, save_tensors
 from ltrec_jax.data import columns
+from ltrec_jax.data.popularity import GROUPS
 from ltrec_jax.encoder import pooling
 from ltrec_jax.encoder.bert import Bert
 from ltrec_jax.encoder.catalogue import finish
@@ -24,6 +25,7 @@ from ltrec_jax.errors import UserError
 from ltrec_jax.model.head import Head
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.serve.faiss_index import FaissKind, faiss_index
+from ltrec_jax.serve.index import agreement, exact_index
 from ltrec_jax.types import PyTree
 from ltrec_jax.version import __version__
 
@@ -42,7 +44,7 @@ def export_bundle(bundle: Bundle, out: Path, *, faiss: FaissKind | None = None) 
     item_vectors.npy, item_biases.npy, user_vectors.npy, user_biases.npy     score = mu + b_u + b_i + <p_u, q_i>
     items.parquet          item_id, text, group, training count, vector, bias
     index.faiss            with `faiss`: inner products of [q_i | b_i] (extra: faiss)
-    export.json            versions, shapes, how to call, hashes
+    export.json            versions, shapes, how to call, hashes, what the FAISS index finds by popularity group
     """
     with storage.new_directory(out) as directory:
         parameters = _flat({"encoder": bundle.encoder.params, "head": dict(bundle.head)})
@@ -55,8 +57,11 @@ def export_bundle(bundle: Bundle, out: Path, *, faiss: FaissKind | None = None) 
         for name in ("item_vectors", "item_biases", "user_vectors", "user_biases"):
             np.save(directory / f"{name}.npy", np.asarray(getattr(vectors, name), np.float32), allow_pickle=False)
         _write_items(bundle, vectors, directory / "items.parquet")
+        kept = None
         if faiss is not None:
-            faiss_index(vectors, faiss).save(directory / "index.faiss")
+            index = faiss_index(vectors, faiss)
+            index.save(directory / "index.faiss")
+            kept = agreement(index, exact_index(vectors), vectors, bundle.group, GROUPS)
         files = sorted(path for path in directory.iterdir() if path.is_file())
         storage.write_json(
             directory / "export.json",
@@ -75,6 +80,7 @@ def export_bundle(bundle: Bundle, out: Path, *, faiss: FaissKind | None = None) 
                     "result": "text vector [B, E], anchor [B, D], text bias [B]; a new item's vector and bias",
                     "max_length": length,
                 },
+                "faiss": kept and {"kind": faiss, "found_of_exact_20": kept},
                 "users": bundle.users[columns.USER_ID].astype(str).tolist(),
                 "sha256": {path.name: storage.sha256_file(path) for path in files},
             },
@@ -107,8 +113,6 @@ def _program(bundle: Bundle, parameters: dict[str, np.ndarray], length: int) -> 
 
 
 def _write_items(bundle: Bundle, vectors: Vectors, path: Path) -> None:
-    from ltrec_jax.data.popularity import GROUPS
-
     flat = pa.array(np.asarray(vectors.item_vectors, np.float32).ravel())
     table = pa.table(
         {

@@ -5,7 +5,6 @@ one is measured by popularity group (`index.agreement`) when it is built: rare i
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ import numpy as np
 from ltrec_jax import storage, topk
 from ltrec_jax.errors import UserError
 from ltrec_jax.model.two_tower import Vectors
+from ltrec_jax.serve.index import EVERY, Among, Found
 
 FaissKind = Literal["hnsw", "ivf"]
 _LINKS = 32
@@ -33,21 +33,13 @@ class FaissIndex:
     def num_items(self) -> int:
         return int(self.engine.ntotal)
 
-    def search(
-        self,
-        p_BxD: np.ndarray,
-        b_B: np.ndarray,
-        k: int,
-        *,
-        excluded: Sequence[np.ndarray] | None = None,
-        allowed_I: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, p_BxD: np.ndarray, b_B: np.ndarray, k: int, among: Among = EVERY) -> Found:
         """As `Index.search`; a list may end early (-1, -inf) although the catalogue has more items."""
         faiss = _library()
-        lists = [np.zeros(0, np.int64)] * len(b_B) if excluded is None else [np.asarray(one) for one in excluded]
+        lists = among.excluded or [np.zeros(0, np.int64)] * len(b_B)
         items_Bxk = np.full((len(b_B), k), topk.NO_ITEM, np.int32)
         scores_Bxk = np.full((len(b_B), k), -np.inf, np.float32)
-        selector = None if allowed_I is None else faiss.IDSelectorBatch(np.flatnonzero(allowed_I))
+        selector = None if among.allowed_I is None else faiss.IDSelectorBatch(np.flatnonzero(among.allowed_I))
         queries = np.hstack([p_BxD, np.ones((len(b_B), 1))]).astype(np.float32)
         for row, (query, left_out) in enumerate(zip(queries, lists, strict=True)):
             asked = min(k + len(left_out), self.num_items)

@@ -46,12 +46,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
         scope["request_id"] = secrets.token_hex(8)
-        started, status = time.perf_counter(), 500
+        started, status, begun = time.perf_counter(), 500, False
 
         async def counted(message: _Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, begun = message["status"], True
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"x-request-id", scope["request_id"].encode()),
@@ -65,10 +65,10 @@ class Guard:
                 await self._bounded(scope, receive, counted)
             else:
                 await _refuse(counted, scope["request_id"], *refusal)
-        except Exception:
-            if status != 500:
-                raise  # half an answer is out: the connection has to break
+        except Exception:  # the last place that can turn a fault of ours into an answer; it is logged whole
             LOG.exception("request %s failed", scope["request_id"])
+            if begun:
+                raise  # half an answer is out: the connection has to break
             await _refuse(counted, scope["request_id"], 500, "This is our fault; the server's log has more.")
         finally:
             self._note(scope, status, time.perf_counter() - started)

@@ -10,7 +10,7 @@ search (`faiss_index`), items that came after the bundle (`live_items`).
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,21 @@ _SMALLEST_K = 32
 _CHECKED_USERS = 256
 
 
+Found = tuple[np.ndarray, np.ndarray]
+"""(items int32 [B, k], scores float32 [B, k]), best first; -1 and -inf where fewer than k may be listed."""
+
+
+class Among(NamedTuple):
+    """Which items may be listed for B vectors: those of `allowed_I` bool [I] (None: all) without the numbers in
+    `excluded[b]` (None: nothing is left out)."""
+
+    excluded: Sequence[np.ndarray] | None = None
+    allowed_I: np.ndarray | None = None
+
+
+EVERY = Among()
+
+
 class Index(Protocol):
     """Top lists for vectors. Items are numbers 0..I-1; ties go to the lower number."""
 
@@ -34,19 +49,8 @@ class Index(Protocol):
         """I."""
         ...
 
-    def search(
-        self,
-        p_BxD: np.ndarray,
-        b_B: np.ndarray,
-        k: int,
-        *,
-        excluded: Sequence[np.ndarray] | None = None,
-        allowed_I: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(items int32 [B, k], scores float32 [B, k]), best first; -1 and -inf where fewer than k may be listed.
-
-        `excluded` lists the numbers to leave out for each of the B vectors, `allowed_I` bool [I] is for all of them.
-        """
+    def search(self, p_BxD: np.ndarray, b_B: np.ndarray, k: int, among: Among = EVERY) -> Found:
+        """The k items with the highest scores for each of B vectors."""
         ...
 
 
@@ -64,15 +68,7 @@ class ExactIndex:
     def num_items(self) -> int:
         return int(self.q_IxD.shape[0])
 
-    def search(
-        self,
-        p_BxD: np.ndarray,
-        b_B: np.ndarray,
-        k: int,
-        *,
-        excluded: Sequence[np.ndarray] | None = None,
-        allowed_I: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, p_BxD: np.ndarray, b_B: np.ndarray, k: int, among: Among = EVERY) -> Found:
         # A few values of k, so that a few programs serve every request.
         asked = max(_SMALLEST_K, 1 << (max(k, 1) - 1).bit_length())
         lists = topk.ranked(
@@ -80,8 +76,8 @@ class ExactIndex:
             np.arange(len(b_B)),
             num_items=self.num_items,
             k=asked,
-            seen=None if excluded is None else as_lists(excluded),
-            allowed_I=allowed_I,
+            seen=None if among.excluded is None else as_lists(among.excluded),
+            allowed_I=among.allowed_I,
             block_users=two_tower.score_rows(self.num_items),
         )
         found = list(lists)

@@ -92,23 +92,24 @@ class Placer:
                 return
 
     def _answer(self, taken: list[tuple[list[str], "Future[Placed]"]]) -> None:
+        """Encode the texts of several requests in one call; each gets its own rows and its own count of cut texts."""
         try:
-            placed = self._place([text for texts, _ in taken for text in texts])
+            tokens = [self._tokenizer.encode(texts, self._max_length) for texts, _ in taken]
+            lengths = np.concatenate([np.diff(offsets) for _, offsets, _ in tokens])
+            values = np.concatenate([values for values, *_ in tokens])
+            store = TokenStore(values, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+            runner = self._one if len(store) == 1 else self._many
+            text_KxE = runner.vectors(store, lambda *_: None)
+            anchor_KxD, bias_K = anchors(self._head, text_KxE)
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits, and the thread must live on
             for _, future in taken:
                 future.set_exception(error)
             return
         start = 0
-        for texts, future in taken:
+        for (texts, future), (*_, cut) in zip(taken, tokens, strict=True):
             rows = slice(start, start + len(texts))
             start += len(texts)
-            future.set_result(Placed(placed.text_KxE[rows], placed.anchor_KxD[rows], placed.bias_K[rows], placed.cut))
-
-    def _place(self, texts: list[str]) -> Placed:
-        values, offsets, cut = self._tokenizer.encode(texts, self._max_length)
-        runner = self._one if len(texts) == 1 else self._many
-        text_KxE = runner.vectors(TokenStore(values, offsets), lambda *_: None)
-        return Placed(text_KxE, *anchors(self._head, text_KxE), cut)
+            future.set_result(Placed(text_KxE[rows], anchor_KxD[rows], bias_K[rows], cut))
 
 
 def _runner(bundle: Bundle, max_length: int, texts: int) -> Runner:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ltrec_jax import topk
-from ltrec_jax.serve.index import Index
+from ltrec_jax.serve.index import Among, Index
 
 _FIRST_CAPACITY = 256
 
@@ -66,7 +66,7 @@ class Space:
         base = len(self._base_N)
         first = None if allowed[:base].all() else allowed[:base]
         inside = [numbers[numbers < base] for numbers in excluded]
-        items, scores = self.index.search(p_BxD, b_B, k, excluded=inside, allowed_I=first)
+        items, scores = self.index.search(p_BxD, b_B, k, Among(inside, first))
         vectors = self._vectors.array
         mask = allowed[base : base + len(vectors)]
         if not mask.any():

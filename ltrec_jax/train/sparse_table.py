@@ -146,10 +146,10 @@ class Update(Protocol):
     ) -> SparseTable: ...
 
 
-def _of_touched_rows(rule: Callable[[Columns, jax.Array, Array | float, float], Columns]) -> Update:
-    """An `Update` from what a rule makes of the touched rows and their merged gradients [n, W]."""
+def _rule(apply: Callable[[SparseTable, jax.Array, jax.Array, Array | float, float], SparseTable]) -> Update:
+    """An `Update` from what a rule makes of a table, the rows that are touched and their merged gradients [n, W]."""
 
-    @functools.wraps(rule)
+    @functools.wraps(apply)
     def update(
         table: SparseTable,
         ids: Array,
@@ -160,14 +160,19 @@ def _of_touched_rows(rule: Callable[[Columns, jax.Array, Array | float, float], 
         axis: str | None = None,
     ) -> SparseTable:
         rows, gradient = _merged(table, ids, gradients, axis)
-        after = rule(table.parts(_take(table, rows)), gradient, learning_rate, weight_decay)
-        return dataclasses.replace(table, cells=_put(table.cells, rows, jnp.concatenate(after, axis=1)))
+        return apply(table, rows, gradient, learning_rate, weight_decay)
 
     return update
 
 
-@_of_touched_rows
-def lazy_adam(rows: Columns, gradient: jax.Array, learning_rate: Array | float, weight_decay: float) -> Columns:
+def _with_rows(table: SparseTable, rows: jax.Array, after: Columns) -> SparseTable:
+    return dataclasses.replace(table, cells=_put(table.cells, rows, jnp.concatenate(after, axis=1)))
+
+
+@_rule
+def lazy_adam(
+    table: SparseTable, rows: jax.Array, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
+) -> SparseTable:
     """One Adam step (Kingma & Ba, 2015) on the touched rows; the others stay as they are.
 
     Gradients of equal ids are summed before they are squared. Each row has its own clock t (its number of updates), so
@@ -176,35 +181,33 @@ def lazy_adam(rows: Columns, gradient: jax.Array, learning_rate: Array | float, 
 
         row <- row - lr (m_t / (1 - b1^t) / (sqrt(v_t / (1 - b2^t)) + eps) + weight_decay row)
     """
-    return _adam(rows, gradient, learning_rate, weight_decay)
+    return _with_rows(table, rows, _adam(table.parts(_take(table, rows)), gradient, learning_rate, weight_decay))
 
 
-@_of_touched_rows
-def rowwise_adagrad(rows: Columns, gradient: jax.Array, learning_rate: Array | float, weight_decay: float) -> Columns:
+@_rule
+def rowwise_adagrad(
+    table: SparseTable, rows: jax.Array, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
+) -> SparseTable:
     """One step of Adagrad (Duchi et al., 2011) with one accumulator for each row, as in large embedding tables
     (Gupta et al., "Training recommender systems at scale", 2020): memory N instead of 2 N W.
 
         G <- G + mean_j g_j^2          row <- row - lr (g / (sqrt(G) + eps) + weight_decay row)
     """
-    second = rows.second + jnp.mean(gradient**2, axis=1, keepdims=True)
-    direction = gradient / (jnp.sqrt(second) + EPSILON) + weight_decay * rows.values
-    return Columns(rows.values - learning_rate * direction, rows.first, second, rows.updates + 1)
+    before = table.parts(_take(table, rows))
+    second = before.second + jnp.mean(gradient**2, axis=1, keepdims=True)
+    direction = gradient / (jnp.sqrt(second) + EPSILON) + weight_decay * before.values
+    after = Columns(before.values - learning_rate * direction, before.first, second, before.updates + 1)
+    return _with_rows(table, rows, after)
 
 
+@_rule
 def dense_adam(
-    table: SparseTable,
-    ids: Array,
-    gradients: Array,
-    *,
-    learning_rate: Array | float,
-    weight_decay: float = 0.0,
-    axis: str | None = None,
+    table: SparseTable, rows: jax.Array, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
 ) -> SparseTable:
     """Adam over all rows at once, as plain frameworks do it: rows without a gradient move on by their momentum.
 
     For parity and comparison. Time and memory grow with the table.
     """
-    rows, gradient = _merged(table, ids, gradients, axis)
     columns = table.columns
     after = _adam(columns, _put(jnp.zeros_like(columns.values), rows, gradient), learning_rate, weight_decay)
     return dataclasses.replace(table, cells=jnp.concatenate(after, axis=1))

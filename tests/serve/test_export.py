@@ -56,4 +56,6 @@ def test_other_systems_can_use_every_part(bundle, tmp_path):
     scores = np.asarray(bundle.score(np.array([7])))[0]
     np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
     assert set(found["nearest"]) == set(np.argsort(-scores)[:5].tolist())
+    about = json.loads((tmp_path / "exported" / "export.json").read_text())
+    assert about["faiss"]["found_of_exact_20"]["all"] > 0.9
     assert len(pd.read_parquet(tmp_path / "exported" / "items.parquet")) == bundle.num_items

@@ -4,7 +4,7 @@ import pytest
 from ltrec_jax import topk
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.serve.faiss_index import faiss_index
-from ltrec_jax.serve.index import agreement, exact_index
+from ltrec_jax.serve.index import Among, agreement, exact_index
 
 GROUPS = ("head", "mid", "tail")
 
@@ -39,7 +39,7 @@ def test_excluded_and_forbidden_items_are_never_listed(vectors, make):
     excluded = [rng.choice(500, 30, replace=False) for _ in range(5)]
     allowed = rng.random(500) < 0.5
     items, scores = make(vectors).search(
-        vectors.user_vectors[:5], vectors.user_biases[:5], 20, excluded=excluded, allowed_I=allowed
+        vectors.user_vectors[:5], vectors.user_biases[:5], 20, Among(excluded, allowed)
     )
     expected, _ = by_hand(vectors, np.arange(5), 20, excluded, allowed)
     np.testing.assert_array_equal(items, expected)
@@ -49,7 +49,9 @@ def test_excluded_and_forbidden_items_are_never_listed(vectors, make):
 def test_lists_end_where_the_catalogue_ends(vectors):
     allowed = np.zeros(500, bool)
     allowed[[7, 3]] = True
-    items, scores = exact_index(vectors).search(vectors.user_vectors[:1], vectors.user_biases[:1], 4, allowed_I=allowed)
+    items, scores = exact_index(vectors).search(
+        vectors.user_vectors[:1], vectors.user_biases[:1], 4, Among(allowed_I=allowed)
+    )
     assert set(items[0, :2]) == {3, 7}
     assert (items[0, 2:] == topk.NO_ITEM).all()
     assert (scores[0, 2:] == -np.inf).all()

@@ -175,6 +175,7 @@ def test_the_page_works_with_the_keyboard_and_on_a_phone(start_server, width):
         page.locator("#new-id").fill("fresh")
         page.keyboard.press("Enter")
         expect(page.locator("#status")).to_contain_text("Added.")
+        expect(page.locator(".result", has_text="<b>comet</b>")).to_be_visible()
         page.locator("#liked button").first.click()
         page.locator("#user").fill("u8")
         page.locator("#tail").focus()

@@ -1,10 +1,12 @@
 import dataclasses
+import json
 import threading
 
 import numpy as np
 import pytest
 
-from ltrec_jax.data.history import history
+from ltrec_jax.commands.serving import Serve
+from ltrec_jax.data.history import History, history
 from ltrec_jax.errors import UserError
 from ltrec_jax.evaluation import ranking
 from ltrec_jax.serve import live_users
@@ -214,6 +216,51 @@ def test_a_click_counts_for_its_group_and_place(service):
     assert group.clicks == 1
     assert group.weighted == 3.0
     assert sum(g.shown for g in service.clicks.groups.values()) == 5
+
+
+def test_an_empty_catalogue_answers_and_takes_items(bundle):
+    vectors = dataclasses.replace(
+        bundle.vectors, item_vectors=bundle.vectors.item_vectors[:0], item_biases=bundle.vectors.item_biases[:0]
+    )
+    nothing = np.zeros(0, np.int32)
+    empty = dataclasses.replace(
+        bundle,
+        vectors=vectors,
+        items=bundle.items.iloc[:0],
+        history=History(np.zeros(bundle.num_users + 1, np.int64), nothing, np.zeros(0, np.float32)),
+        counts=bundle.counts[:0],
+        group=bundle.group[:0],
+        text_vectors=bundle.text_vectors[:0],
+    )
+    service = Service(empty)
+    service.warm_up()
+    assert one(service, user="u7") == service.search("the comet") == []
+    service.put_item("first", "the comet orbit")
+    assert ids(one(service, user="u7")) == ids(service.search("the comet")) == ["first"]
+    service.close()
+
+
+def test_items_are_found_by_what_people_call_them(bundle, service):
+    assert service.items.named("i7") == "i7"
+    text = bundle.items["text"].drop_duplicates(keep=False).iloc[0]
+    item = bundle.items["item_id"][bundle.items["text"] == text].iloc[0]
+    assert service.items.named(text.upper()) == item
+    with pytest.raises(UserError, match=r"'the' begins \d+ items: .*Say more, or give an id"):
+        service.items.named("the")
+    with pytest.raises(UserError, match=r"No item is called 'zzz'"):
+        service.items.named("zzz")
+    with pytest.raises(UserError, match=r"Do you mean '"):
+        service.items.named(text[4:])
+
+
+@pytest.mark.parametrize("kind", ["int8", "hnsw"])
+def test_an_index_that_loses_something_says_so_and_leaves_it_written(bundle, tmp_path, capsys, kind):
+    serve = Serve(tmp_path, index=kind)
+    serve._index(bundle)
+    told = json.loads((tmp_path / "index.json").read_text())
+    assert told["index"] == kind
+    assert 0.5 < told["found_of_exact_20"]["all"] <= 1.0
+    assert "Share of the exact top 20" in capsys.readouterr().out
 
 
 def test_click_rates_are_told_from_a_log(bundle, tmp_path):
