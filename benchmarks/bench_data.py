@@ -5,7 +5,6 @@
 100 million interactions take some minutes and 6 GB below --folder, which is emptied afterwards.
 """
 
-import json
 import shutil
 import statistics
 import tempfile
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from harness import arguments, finish_child, in_child, median_seconds, report
+from harness import arguments, in_child, median_seconds, ran_task, report
 
 SHARD = 5_000_000
 REPEATS = 2
@@ -243,11 +242,8 @@ def compare(folder: Path, rows: int, users: int, *, texts: bool) -> dict[str, An
 def main() -> None:
     parser = arguments(str(__doc__).splitlines()[0])
     parser.add_argument("--folder", type=Path, default=None, help="where the generated files go")
-    parser.add_argument("--task", nargs=2, metavar=("NAME", "SETTINGS"), help="one measurement, in this process")
     given = parser.parse_args()
-    if given.task:
-        name, settings = given.task
-        finish_child(TASKS[name](**json.loads(settings)))
+    if ran_task(given, TASKS):
         return
     rows, users, compared = (1_000_000, 50_000, 1_000_000) if given.quick else (100_000_000, 1_000_000, 20_000_000)
     with tempfile.TemporaryDirectory(dir=given.folder, prefix="bench-data-") as name:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import arguments, finish_child, in_child, median_seconds, report
+from harness import arguments, in_child, median_seconds, ran_task, report
 
 RIVAL = Path(__file__).with_name("torch_reference.py")
 ENCODER = "all-MiniLM-L6-v2"
@@ -186,17 +186,15 @@ def rank_correlation(folder: Path) -> float:
 
 
 def main() -> None:
-    parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch and transformers")
-    parser.add_argument("--task", nargs=2, metavar=("NAME", "SETTINGS"), help="one measurement, in this process")
+    parser = arguments(str(__doc__).splitlines()[0], torch=True)
     given = parser.parse_args()
     if given.task:
         os.sched_setaffinity(0, _processors())
-        finish_child(TASKS[given.task[0]](**json.loads(given.task[1])))
+    if ran_task(given, TASKS):
         return
     repeats = 2 if given.quick else 3
     with tempfile.TemporaryDirectory(prefix="bench-encode-") as name:
-        details = measure(Path(name), given.torch_python, repeats, given.quick)
+        details = measure(Path(name), given.torch_python or sys.executable, repeats, given.quick)
     headline = summarise(details)
     report(given.json, "encode", headline, details, rows(details, headline))
 

@@ -8,13 +8,12 @@ Ours is timed as a run has it, making batches included; PyTorch's batches are ma
 MovieLens-1M.
 """
 
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import arguments, finish_child, in_child, report
+from harness import arguments, in_child, ran_task, report
 
 PRECISIONS = ("float32", "bfloat16")
 # What learns -> settings of ours. "each text once": the ratings of an item are never spread over several encodings.
@@ -73,13 +72,10 @@ def _extrapolated(run: dict[str, Any], updates: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--torch-python", help="interpreter with torch and transformers; default: this one")
+    parser = arguments(str(__doc__).splitlines()[0], torch=True)
     parser.add_argument("--dataset", default="movielens-100k")
-    parser.add_argument("--task", nargs=2, metavar=("NAME", "SETTINGS"), help="one measurement, in this process")
     given = parser.parse_args()
-    if given.task:
-        finish_child(ours(**json.loads(given.task[1])))
+    if ran_task(given, {"ours": ours}):
         return
     import two_tower
 

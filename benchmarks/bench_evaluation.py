@@ -7,13 +7,11 @@ groups, text diversity and doubly robust estimates. Compiling (the first call) i
 synthetic: its score matrix would be 4 GB.
 """
 
-import argparse
-import json
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from harness import arguments, finish_child, in_child, median_seconds, report
+from harness import arguments, in_child, median_seconds, ran_task, report
 
 ALONE, BESIDE = "alone", "beside two baselines"
 RULES = {"random": "random split", "cold_items": "a fifth of the items cold"}
@@ -87,10 +85,8 @@ def synthetic(users: int, items: int, events: int) -> Any:
 
 def main() -> None:
     parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--task", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.task:
-        finish_child(measured(**json.loads(given.task[1])))
+    if ran_task(given, {"measure": measured}):
         return
     world = (2_000, 1_000, 40_000) if given.quick else None
     repeats = 1 if given.quick else 5

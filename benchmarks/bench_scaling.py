@@ -91,7 +91,7 @@ def start(folder: Path, name: str, devices: int, *, virtual: bool, **settings: A
     """A child that runs `task`."""
     environment = os.environ | ({"JAX_NUM_CPU_DEVICES": str(devices)} if virtual else {})
     asked = {"folder": str(folder), "name": name, "devices": devices, "split": False, "together": None} | settings
-    command = [sys.executable, __file__, "--task", json.dumps(asked)]
+    command = [sys.executable, __file__, "--task", "train", json.dumps(asked)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
@@ -118,10 +118,9 @@ def difference(folder: Path, name: str) -> float:
 def main() -> None:
     parser = arguments(str(__doc__).splitlines()[0])
     parser.add_argument("--real", action="store_true", help="the devices that are there, not virtual CPU devices")
-    parser.add_argument("--task", metavar="SETTINGS", help="one measurement, in this process")
     given = parser.parse_args()
     if given.task:
-        task(**json.loads(given.task))
+        task(**json.loads(given.task[1]))
         return
     counts = [1, 2] if given.quick else [1, 2, 4, 8]
     steps = 4 if given.quick else 8

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import serving_world as world
-from harness import arguments, finish_child, in_child, median_seconds, report
+from harness import arguments, in_child, median_seconds, ran_task, report
 
 PORT = 8765
 
@@ -173,10 +173,8 @@ TASKS = {
 
 def main() -> None:
     parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--task", nargs=2, metavar=("NAME", "SETTINGS"), help="one measurement, in this process")
     given = parser.parse_args()
-    if given.task:
-        finish_child(TASKS[given.task[0]](**json.loads(given.task[1])))
+    if ran_task(given, TASKS):
         return
     few = given.quick
     requests, million = (300, 20_000) if few else (5000, 1_000_000)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import GIB, arguments, finish_child, in_child, report
+from harness import GIB, arguments, in_child, ran_task, report
 
 RIVAL = Path(__file__).with_name("torch_tables.py")
 WIDTH, PAIRS = 65, 2048
@@ -107,13 +107,9 @@ def must_agree(torch_python: str) -> float:
 
 
 def main() -> None:
-    parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--torch-python", help="interpreter with torch; default: this one")
-    parser.add_argument("--task", nargs=2, metavar=("NAME", "SETTINGS"), help="one measurement, in this process")
+    parser = arguments(str(__doc__).splitlines()[0], torch=True)
     given = parser.parse_args()
-    if given.task:
-        name, settings = given.task
-        finish_child({"step": full_step, "update": update}[name](**json.loads(settings)))
+    if ran_task(given, {"step": full_step, "update": update}):
         return
     import two_tower
 

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import arguments, finish_child, in_child, report
+from harness import arguments, in_child, ran_task, report
 
 SIZES = {"batch_pairs": 512, "batch_items": 64}
 EPOCHS = 2
@@ -40,13 +40,10 @@ def reached(curve: list[dict[str, float]], rmse: float) -> dict[str, float] | No
 
 
 def main() -> None:
-    parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--torch-python", help="interpreter with torch and transformers; default: this one")
+    parser = arguments(str(__doc__).splitlines()[0], torch=True)
     parser.add_argument("--plain-steps", type=int, default=400, help="updates after which plain PyTorch is given up")
-    parser.add_argument("--task", nargs=2, metavar=("NAME", "SETTINGS"), help="one measurement, in this process")
     given = parser.parse_args()
-    if given.task:
-        finish_child(ours(**json.loads(given.task[1])))
+    if ran_task(given, {"ours": ours}):
         return
     import two_tower
 

@@ -6,12 +6,11 @@ The rival gets the batches that ltrec_jax makes, each text once and packed, and 
 or SparseAdam for the tables, float32 or bfloat16 autocast.
 """
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness import arguments, finish_child, in_child, report
+from harness import arguments, in_child, ran_task, report
 
 LARGEST_DIFFERENCE = 1e-3
 RIVALS = {"dense Adam": {"sparse": False}, "SparseAdam": {"sparse": True}}
@@ -59,12 +58,9 @@ def curves(folder: Path, steps: int, torch_python: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--torch-python", help="interpreter with torch and transformers; default: this one")
-    parser.add_argument("--task", nargs=2, metavar=("NAME", "SETTINGS"), help="one measurement, in this process")
+    parser = arguments(str(__doc__).splitlines()[0], torch=True)
     given = parser.parse_args()
-    if given.task:
-        finish_child(ours(**json.loads(given.task[1])))
+    if ran_task(given, {"ours": ours}):
         return
     import two_tower
 

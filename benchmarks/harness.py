@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,28 @@ from ltrec_jax.parallel import describe_hardware
 GIB = float(1 << 30)
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has. Called first: it sets the process up as the command line does."""
+def arguments(description: str, *, torch: bool = False) -> argparse.ArgumentParser:
+    """The options that every benchmark has. Called first: it sets the process up as the command line does.
+
+    `torch`: also where PyTorch is, which need not be in this environment.
+    """
     memory.keep_freed()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw numbers here")
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all")
+    parser.add_argument("--task", nargs=2, metavar=("NAME", "SETTINGS"), help="one measurement, in this process")
+    if torch:
+        parser.add_argument("--torch-python", help="interpreter with torch and transformers; default: this one")
     return parser
+
+
+def ran_task(given: argparse.Namespace, tasks: Mapping[str, Callable[..., dict[str, Any]]]) -> bool:
+    """Whether this process is one that `in_child` started: then the task it was given has run."""
+    if given.task is None:
+        return False
+    name, settings = given.task
+    finish_child(tasks[name](**json.loads(settings)))
+    return True
 
 
 def peak_gib() -> float:
