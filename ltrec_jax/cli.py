@@ -34,7 +34,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "export": serving.Export,
     "notebooks": notebooks.Notebooks,
 }
-_TAKES_SETTINGS = (runs.Train, tune.Tune, pretrain.Pretrain, data.Prepare)
+_TAKES_SETTINGS = (runs.Train, tune.Tune, pretrain.Pretrain, data.Prepare, notebooks.Notebooks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,6 +17,8 @@ from ltrec_jax.errors import UserError
 class Notebooks:
     """Open the notebooks that teach every stage in JupyterLab (extra `notebooks`).
 
+    Further flags go to JupyterLab, such as --allow-root in a container.
+
     Example:  ltrec notebooks
               ltrec notebooks --no-browser --port 8890
     """
@@ -34,6 +36,11 @@ class Notebooks:
             )
         if importlib.util.find_spec("jupyterlab") is None:
             raise UserError("JupyterLab is not installed. Install it: pip install 'ltrec-jax[notebooks]'")
-        flags = [f"--notebook-dir={directory}", f"--port={self.port}", *([] if self.browser else ["--no-browser"])]
+        flags = [
+            f"--notebook-dir={directory}",
+            f"--port={self.port}",
+            *([] if self.browser else ["--no-browser"]),
+            *settings,
+        ]
         # JupyterLab takes this process's place: Ctrl-C reaches it alone, and its exit code is ours.
         os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *flags])
