@@ -31,6 +31,7 @@ class Tokenizer:
     engine: tokenizers.Tokenizer
     vocab_size: int
     fingerprint: str
+    _cutting: dict[int, tokenizers.Tokenizer] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def encode(self, texts: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray, int]:
         """(values int32[T], offsets int64[N + 1], number of texts that were cut) of N texts, in parallel.
@@ -60,10 +61,13 @@ class Tokenizer:
             yield _joined(waiting.popleft())
 
     def _engine(self, max_length: int) -> tokenizers.Tokenizer:
-        engine = tokenizers.Tokenizer.from_str(self.engine.to_str())
-        engine.no_padding()
-        engine.enable_truncation(max_length)
-        return engine
+        """One that cuts at a length: made once, for it takes longer (14 ms) than a short text through the encoder."""
+        if max_length not in self._cutting:
+            engine = tokenizers.Tokenizer.from_str(self.engine.to_str())
+            engine.no_padding()
+            engine.enable_truncation(max_length)
+            self._cutting[max_length] = engine
+        return self._cutting[max_length]
 
     def token_id(self, token: str) -> int | None:
         """The id of one token of the vocabulary, such as "[MASK]"; None if it has none."""

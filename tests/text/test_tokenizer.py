@@ -82,3 +82,11 @@ def test_a_failure_in_a_worker_is_told(tiny_encoder):
     engine = load_tokenizer(tiny_encoder, 22).engine
     with tokenizer_workers.Workers(engine, 1) as workers, pytest.raises(RuntimeError, match="ended with code 1"):
         workers.submit([7]).result()  # not a text
+
+
+def test_lengths_asked_for_in_turn_do_not_mix(tiny_encoder):
+    tokenizer, text = load_tokenizer(tiny_encoder, 22), ["the rocket and the planet and the comet"]
+    whole, _, _ = tokenizer.encode(text, 16)
+    short, _, cut = tokenizer.encode(text, 5)
+    assert (len(whole), len(short), cut) == (10, 5, 1)
+    np.testing.assert_array_equal(tokenizer.encode(text, 16)[0], whole)
