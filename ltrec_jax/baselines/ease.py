@@ -12,8 +12,8 @@ from typing import Annotated, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 import scipy.sparse
+from scipy.linalg import lapack
 from typing_extensions import Doc
 
 from ltrec_jax.baselines.item_texts import directions
@@ -84,10 +84,9 @@ def fit(train: Training, settings: EaseSettings | None = None) -> Ease:
 
 
 def _weights(gram_IxI: np.ndarray) -> np.ndarray:
-    """I - P / diag(P) of the inverse P, written over the Gram matrix (its blocks are LAPACK's)."""
-    potrf, potri = scipy.linalg.get_lapack_funcs(("potrf", "potri"), (gram_IxI,))
-    factor, failed = potrf(gram_IxI, lower=0, overwrite_a=1, clean=0)
-    inverse, failed_too = potri(factor, lower=0, overwrite_c=1)
+    """I - P / diag(P) of the inverse P, written over the float32 Gram matrix (its blocks are LAPACK's)."""
+    factor, failed = lapack.spotrf(gram_IxI, lower=0, overwrite_a=1, clean=0)
+    inverse, failed_too = lapack.spotri(factor, lower=0, overwrite_c=1)
     if failed or failed_too or not np.isfinite(inverse[np.diag_indices(len(inverse))]).all():
         raise UserError("The equations of EASE are singular. Raise its l2.")
     for row in range(1, len(inverse)):
