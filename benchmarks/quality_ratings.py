@@ -15,13 +15,13 @@ from quality import Outcome, item_texts_of, validation_as_test
 
 from ltrec_jax.baselines import biases
 from ltrec_jax.baselines.item_texts import ItemTexts
+from ltrec_jax.config import BayesConfig
 from ltrec_jax.data import sources, splits
 from ltrec_jax.data.dataset import Split
 from ltrec_jax.data.popularity import popularity
 from ltrec_jax.evaluation import rating
 from ltrec_jax.evaluation.significance import Bootstrap, UserSums, bootstrap
 from ltrec_jax.solve import bayes, side_information
-from ltrec_jax.solve.bayes_model import BayesConfig
 from ltrec_jax.types import Recommender
 
 BIASES = "biases"

@@ -23,6 +23,7 @@ Goal = Literal["explicit", "whole_data"]
 Decay = Literal["cosine", "linear", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
 TableRule = Literal["lazy_adam", "rowwise_adagrad", "dense_adam"]
+Posterior = Literal["vb", "gibbs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +124,22 @@ class WholeDataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class BayesConfig:
+    """Ratings by Bayesian factorisation anchored at side information (`bayes`): penalties and noise are learnt."""
+
+    method: Annotated[Posterior, Doc("vb: variational Bayes; gibbs: sampled, slower, a little better")] = "vb"
+    factors: Annotated[int, Doc("D under variational Bayes")] = 8
+    iterations: Annotated[int, Doc("of variational Bayes; 100 have not converged")] = 200
+    gibbs_factors: Annotated[int, Doc("D of a Gibbs sample, and of the served vectors")] = 16
+    sweeps: Annotated[int, Doc("Gibbs sweeps, burn-in included")] = 240
+    burn_in: Annotated[int, Doc("sweeps that are thrown away")] = 40
+    factor_sd: Annotated[float, Doc("prior sd of a factor, for ratings of variance 1")] = 0.2
+    bias_sd: Annotated[float, Doc("prior sd of a bias, for ratings of variance 1")] = 0.4
+    user_noise: Annotated[float, Doc("a_u ~ Gamma(this, this): how alike users are in their noise")] = 5.0
+    item_noise: Annotated[float, Doc("g_i ~ Gamma(this, this)")] = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
     """What training is made of: exact solves around the fine-tuning of the encoder, or gradient alone."""
 
@@ -160,6 +177,7 @@ class Config:
     train: TrainConfig = TrainConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     whole_data: WholeDataConfig = WholeDataConfig()
+    bayes: BayesConfig = BayesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:
@@ -271,7 +289,7 @@ def _coerce(value: Any, kind: Any, name: str) -> Any:
 
 def _check(config: Config) -> None:
     data, model, train = config.data, config.model, config.train
-    schedule, whole_data = config.schedule, config.whole_data
+    schedule, whole_data, bayes = config.schedule, config.whole_data, config.bayes
     if config.seed < 0:
         raise UserError(f"Setting seed must be at least 0, not {config.seed}.")
     positive = {
@@ -288,6 +306,10 @@ def _check(config: Config) -> None:
         "schedule.batch_items": schedule.batch_items,
         "whole_data.alternations": whole_data.alternations,
         "whole_data.neighbours": whole_data.neighbours,
+        "bayes.factors": bayes.factors,
+        "bayes.iterations": bayes.iterations,
+        "bayes.gibbs_factors": bayes.gibbs_factors,
+        "bayes.sweeps": bayes.sweeps,
     }
     for name, number in positive.items():
         if number < 1:
@@ -329,10 +351,20 @@ def _check(config: Config) -> None:
         "whole_data.cold_l2": whole_data.cold_l2,
         "whole_data.propensity_power": whole_data.propensity_power,
         "train.save_minutes": train.save_minutes,
+        "bayes.burn_in": bayes.burn_in,
+        "bayes.factor_sd": bayes.factor_sd,
+        "bayes.bias_sd": bayes.bias_sd,
+        "bayes.user_noise": bayes.user_noise,
+        "bayes.item_noise": bayes.item_noise,
     }
     for name, amount in amounts.items():
         if not (math.isfinite(amount) and amount >= 0):
             raise UserError(f"Setting {name} must be a finite number of at least 0, not {amount}.")
+    for name in ("factor_sd", "bias_sd", "user_noise", "item_noise"):
+        if getattr(bayes, name) == 0:
+            raise UserError(f"Setting bayes.{name} must be above 0, not 0.")
+    if bayes.burn_in >= bayes.sweeps:
+        raise UserError(f"Setting bayes.burn_in ({bayes.burn_in}) must be below bayes.sweeps ({bayes.sweeps}).")
     if train.row_length < data.max_length:
         raise UserError(
             f"Setting train.row_length ({train.row_length}) must hold a whole text: at least data.max_length "

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -41,10 +42,14 @@ def test_every_setting_is_documented_and_stands_in_the_toml():
         ("train = 3", "train is a table"),
         ("x = [", "not valid TOML"),
         ("[train]\nbatch_items = 0", "train.batch_items must be at least 1"),
+        ('[bayes]\nmethod = "mcmc"', "Available: gibbs, vb"),
+        ("[bayes]\nsweeps = 0", "bayes.sweeps must be at least 1"),
+        ("[bayes]\nsweeps = 40", "bayes.burn_in (40) must be below bayes.sweeps (40)"),
+        ("[bayes]\nuser_noise = 0", "bayes.user_noise must be above 0"),
     ],
 )
 def test_bad_settings_are_named(text, message):
-    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+    with pytest.raises(UserError, match=re.escape(message)):
         configuration.from_toml(text)
 
 

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from ltrec_jax.config import BayesConfig
 from ltrec_jax.parallel import Parallel, choose
 from ltrec_jax.solve import bayes_gibbs, bayes_model, bayes_variational
-from ltrec_jax.solve.bayes_model import NOISE_SHAPE, REMEDY, BayesConfig, BayesModel, Ratings, Side
+from ltrec_jax.solve.bayes_model import NOISE_SHAPE, REMEDY, BayesModel, Ratings, Side
 from ltrec_jax.solve.bayes_served import Mean, sampled_model
 from ltrec_jax.solve.bayes_variational import Gamma, State
 from ltrec_jax.solve.fold_in import UserPrior

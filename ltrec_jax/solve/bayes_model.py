@@ -1,4 +1,4 @@
-"""What the Bayesian solves share: the model, its settings, the fixed arrays of a side, and the finished model.
+"""What the Bayesian solves share: the model, the fixed arrays of a side, and the finished model.
 
     y_ui ~ N(mu + b_u + c_i + <p_u, q_i>, 1 / (alpha a_u g_i))
     (c_i, q_i) ~ N(W_I x_i, inv(Lambda_I))        (b_u, p_u) ~ N(W_U z_u, inv(Lambda_U))
@@ -11,13 +11,13 @@ A side's rows have d = D + 1 numbers, the bias first. Out of scope: how the post
 """
 
 import dataclasses
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from typing_extensions import Doc
 
+from ltrec_jax.config import BayesConfig
 from ltrec_jax.errors import UserError
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.parallel import Parallel, gather_over_devices
@@ -32,29 +32,6 @@ REMEDY = "See that no column of the side information is far larger than the othe
 """What a user can do about equations that are singular."""
 RELEVANCE = (1.0, 1.0)
 """Shape and rate of the prior Gamma of each block's lambda."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BayesConfig:
-    """Ratings by Bayesian factorisation with side information: variational Bayes, and Gibbs sampling."""
-
-    factors: Annotated[int, Doc("D under variational Bayes")] = 8
-    iterations: Annotated[int, Doc("of variational Bayes; 100 have not converged")] = 200
-    gibbs_factors: Annotated[int, Doc("D of a Gibbs sample, and of the served vectors")] = 16
-    sweeps: Annotated[int, Doc("Gibbs sweeps, burn-in included")] = 240
-    burn_in: Annotated[int, Doc("sweeps that are thrown away")] = 40
-    factor_sd: Annotated[float, Doc("prior sd of a factor, for ratings of variance 1")] = 0.2
-    bias_sd: Annotated[float, Doc("prior sd of a bias, for ratings of variance 1")] = 0.4
-    user_noise: Annotated[float, Doc("a_u ~ Gamma(this, this): how alike users are in their noise")] = 5.0
-    item_noise: Annotated[float, Doc("g_i ~ Gamma(this, this)")] = 10.0
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not value > 0 and not (field.name == "burn_in" and value == 0):
-                raise UserError(f"Setting bayes.{field.name} must be above 0, not {value}.")
-        if self.burn_in >= self.sweeps:
-            raise UserError(f"Setting bayes.burn_in ({self.burn_in}) must be below bayes.sweeps ({self.sweeps}).")
 
 
 class Side(NamedTuple):

@@ -82,12 +82,14 @@ def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
         item_attributes=_attributes(dataset.items),
         user_attributes=_attributes(dataset.users),
     )
-    model = bayes.fit_vb(
+    fit = {"vb": bayes.fit_vb, "gibbs": bayes.fit_gibbs}[problem.config.bayes.method]
+    model = fit(
         train.user,
         train.item,
         train.rating,
         users,
         items,
+        settings=problem.config.bayes,
         key=jax.random.fold_in(jax.random.key(problem.config.seed), _KEY_STREAM),
         spread=problem.spread,
     )

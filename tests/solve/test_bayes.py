@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from ltrec_jax import parallel
+from ltrec_jax.config import BayesConfig
 from ltrec_jax.errors import UserError
 from ltrec_jax.solve import bayes, fold_in
-from ltrec_jax.solve.bayes_model import BayesConfig
 from ltrec_jax.solve.side_information import SideInformation, assemble
 
 ONE = parallel.choose("jit")
@@ -132,8 +132,6 @@ def test_ratings_that_are_none_or_not_finite_are_refused(world):
         bayes.fit_vb(none, none, np.zeros(0), users, items, spread=ONE)
     with pytest.raises(UserError, match="number 1 is not"):
         bayes.fit_vb(np.array([0, 1]), np.array([0, 1]), np.array([1, np.nan]), users, items, spread=ONE)
-    with pytest.raises(UserError, match="burn_in"):
-        BayesConfig(sweeps=10, burn_in=10)
 
 
 @pytest.mark.slow
