@@ -75,11 +75,25 @@ def make_optimizer(config: TrainConfig, total_steps: int, num_layers: int) -> op
     if config.layer_decay != 1.0:
         encoder = optax.chain(encoder, optax.stateless(by_depth))
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        _clip(config.clip_norm) if config.clip_norm else optax.identity(),
         optax.multi_transform(
             {"encoder": encoder, "head": part(config.head_learning_rate, config.head_weight_decay)}, _part_of_leaf
         ),
     )
+
+
+def _clip(largest: float) -> optax.GradientTransformation:
+    """Scale the gradient down to this global norm: `optax.clip_by_global_norm` as one factor for all leaves.
+
+    A select between a leaf and its scaled copy makes XLA store that copy and read both for each moment: on a CPU, 14
+    passes over arrays of the parameters' size in an update of Adam instead of 10.
+    """
+
+    def scale(updates: PyTree, _: PyTree) -> PyTree:
+        factor = largest / jnp.maximum(optax.tree.norm(updates), largest)
+        return jax.tree.map(lambda leaf: leaf * factor, updates)
+
+    return optax.stateless(scale)
 
 
 def _decays(params: PyTree) -> PyTree:
