@@ -74,7 +74,7 @@ class TrainConfig:
     patience: Annotated[int, Doc("stop after this many evaluations without a better validation RMSE; 0: never")] = 5
     batch_pairs: Annotated[int, Doc("rating pairs per global batch, about")] = 2048
     batch_items: Annotated[int, Doc("texts encoded per global batch at most; each of them once")] = 128
-    pairs_per_item: Annotated[int, Doc("at most this many ratings of an item ride on one encoding")] = 64
+    pairs_per_item: Annotated[int, Doc("at most this many ratings of an item ride on one encoding of its text")] = 512
     head_pairs_per_item: Annotated[int, Doc("the same in the head phase, where nothing is encoded")] = 4
     row_length: Annotated[int, Doc("tokens per packed row at most; rows are shorter where all texts are")] = 64
     learning_rate: Annotated[float, Doc("peak for the encoder")] = 5e-5
