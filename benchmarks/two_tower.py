@@ -119,7 +119,10 @@ def curve_of_ours(problem: Problem, prepared: Prepared, every: int) -> dict[str,
 
 
 def epochs_of_ours(problem: Problem, prepared: Prepared, epochs: int) -> dict[str, Any]:
-    """Seconds of whole epochs as a run has them, making and sending the batches included, after an unmeasured one."""
+    """Seconds of whole epochs as a run has them, making and sending the batches included, after an unmeasured one.
+
+    The validation RMSE is that after all of them.
+    """
     key, source = problem.spread.replicate(phases.stream(problem, prepared.phase.name)), prepared.source
     state, seconds, pairs = prepared.state, [], 0.0
     for epoch in range(epochs + 1):
@@ -135,6 +138,7 @@ def epochs_of_ours(problem: Problem, prepared: Prepared, epochs: int) -> dict[st
         "seconds": seconds[1:],
         "median_seconds": statistics.median(seconds[1:]),
         "pairs": pairs,
+        "rmse": phases.validation_rmse(problem, prepared)(state),
         "updates": source.steps_per_epoch,
         "encodings": source.units_per_epoch,
         "tokens": source.tokens_per_epoch,
