@@ -74,8 +74,8 @@ class Bundle:
 
     @property
     def predicts_ratings(self) -> bool:
-        """Whether scores are on the rating scale; those of a whole-data solve are not."""
-        return self.prior is None or self.prior.explicit
+        """Whether scores are on the rating scale; those of a model that only ranks are not."""
+        return self.vectors.predicts_ratings
 
     @property
     def positive_rating(self) -> float:
@@ -144,10 +144,12 @@ class Bundle:
         _check_hashes(path, description["sha256"])
         arrays = {name: storage.read_array(path / "arrays" / f"{name}.npy", mapped=True) for name in _ARRAYS}
         prior = _load_prior(path, description.get("prior"))
+        config: Config = configuration.from_dict(description["config"])
+        rates = config.train.predicts_ratings if prior is None else prior.explicit
         return cls(
-            config=configuration.from_dict(description["config"]),
+            config=config,
             about=description["about"],
-            vectors=_vectors(description["mu"], arrays, prior is None or prior.explicit),
+            vectors=_vectors(description["mu"], arrays, rates),
             users=read_table(path / "users.parquet"),
             items=read_table(path / "items.parquet"),
             history=History(*(arrays[name] for name, part in _ARRAYS.items() if part == "history")),

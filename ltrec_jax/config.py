@@ -22,6 +22,7 @@ TuneOn = Literal["items", "pairs"]
 Goal = Literal["explicit", "whole_data"]
 Decay = Literal["cosine", "linear", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
+PairObjective = Literal["squared_error", "softmax", "bpr"]
 TableRule = Literal["lazy_adam", "rowwise_adagrad", "dense_adam"]
 Posterior = Literal["vb", "gibbs"]
 
@@ -68,12 +69,17 @@ class ModelConfig:
 class TrainConfig:
     """Fine-tuning by gradient."""
 
+    objective: Annotated[
+        PairObjective, Doc("squared_error of ratings; softmax, bpr: rank the positive ones above the others in a batch")
+    ] = "squared_error"
     trainable: Annotated[str, Doc("part of the encoder that learns: all, top:N, bias (BitFit), none")] = "all"
     head_epochs: Annotated[int, Doc("epochs before that on the head alone, over frozen text vectors")] = 30
     epochs: Annotated[int, Doc("epochs at most with the encoder; early stopping may end before")] = 4
-    patience: Annotated[int, Doc("stop after this many evaluations without a better validation RMSE; 0: never")] = 5
+    patience: Annotated[int, Doc("stop after this many evaluations without a better validation error; 0: never")] = 5
     batch_pairs: Annotated[int, Doc("rating pairs per global batch, about")] = 2048
     batch_items: Annotated[int, Doc("texts encoded per global batch at most; each of them once")] = 128
+    propensity_power: Annotated[float, Doc("rho: errors of an item's pairs weigh n_i^-rho, of mean 1; 0: alike")] = 0.0
+    propensity_clip: Annotated[float, Doc("such weights are at most this many times the smallest; 0: no bound")] = 10.0
     pairs_per_item: Annotated[int, Doc("at most this many ratings of an item ride on one encoding of its text")] = 512
     head_pairs_per_item: Annotated[int, Doc("the same in the head phase, where nothing is encoded")] = 4
     row_length: Annotated[int, Doc("tokens per packed row at most; rows are shorter where all texts are")] = 64
@@ -106,6 +112,11 @@ class TrainConfig:
         tuple[Tracker, ...], Doc("where metrics go beside metrics.jsonl: tensorboard, wandb (each needs its extra)")
     ] = ()
     checkpoints: Annotated[int, Doc("finished checkpoints kept beside the best one")] = 2
+
+    @property
+    def predicts_ratings(self) -> bool:
+        """Whether the scores of a model trained so are on the rating scale."""
+        return self.objective == "squared_error"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,6 +362,8 @@ def _check(config: Config) -> None:
         "whole_data.cold_l2": whole_data.cold_l2,
         "whole_data.propensity_power": whole_data.propensity_power,
         "train.save_minutes": train.save_minutes,
+        "train.propensity_power": train.propensity_power,
+        "train.propensity_clip": train.propensity_clip,
         "bayes.burn_in": bayes.burn_in,
         "bayes.factor_sd": bayes.factor_sd,
         "bayes.bias_sd": bayes.bias_sd,
@@ -365,6 +378,19 @@ def _check(config: Config) -> None:
             raise UserError(f"Setting bayes.{name} must be above 0, not 0.")
     if bayes.burn_in >= bayes.sweeps:
         raise UserError(f"Setting bayes.burn_in ({bayes.burn_in}) must be below bayes.sweeps ({bayes.sweeps}).")
+    if 0 < train.propensity_clip < 1:
+        raise UserError(f"Setting train.propensity_clip must be at least 1, or 0, not {train.propensity_clip}.")
+    if not train.predicts_ratings and not (
+        schedule.steps == "gradient" or (schedule.steps == "solve_tune_solve" and schedule.tune_on == "pairs")
+    ):
+        raise UserError(
+            f"Setting train.objective = {train.objective} is for training by gradient: set schedule.steps to gradient."
+        )
+    if train.accumulate > 1 and not train.predicts_ratings:
+        raise UserError(
+            f"Setting train.accumulate must be 1 under the objective {train.objective}, which compares a pair with all "
+            "items of its batch."
+        )
     if train.row_length < data.max_length:
         raise UserError(
             f"Setting train.row_length ({train.row_length}) must hold a whole text: at least data.max_length "

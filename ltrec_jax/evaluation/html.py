@@ -41,7 +41,7 @@ def render(
     metrics = list(next(iter(report.models.values())).overall)
     user_metrics = list(next(iter(report.models[report.primary].users.values())))
     pictures = [plots.by_popularity(report, metric) for metric in report.headlines]
-    pictures += [plots.tail_dial(report), plots.learning_curve(curve)]
+    pictures += [plots.tail_dial(report), plots.learning_curve(curve) or plots.learning_curve(curve, "ndcg_loss")]
     values = {
         "report": report,
         "verdict": verdict.verdict(report),

@@ -26,6 +26,7 @@ _LABELS = {
     "auc": "AUC",
     "logloss": "log-loss",
     "ndcg": "nDCG",
+    "ndcg_loss": "1 − nDCG",
     "dcg": "DCG",
     "hitrate": "hit rate",
     "mrr": "MRR",

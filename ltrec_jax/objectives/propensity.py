@@ -1,6 +1,6 @@
 """Inverse-propensity weights of an objective: events that were unlikely to be observed count for those that were not.
 
-Out of scope: estimating the propensities (`data.popularity`: a power of popularity, naive Bayes).
+Out of scope: estimating the propensities of single events (`data.popularity`: by rating value, naive Bayes).
 """
 
 import numpy as np
@@ -22,3 +22,17 @@ def inverse_propensity_weights(
     if clip:
         weight_N = np.minimum(weight_N, clip)
     return weight_N / weight_N.mean() if self_normalised and len(weight_N) else weight_N
+
+
+def popularity_weights(counts_I: np.ndarray, power: float, *, clip: float = 0.0) -> np.ndarray:
+    """Weight of each item's events, w_i ~ n_i^-power with sum_i w_i n_i = sum_i n_i: float64 [I], 0 if n_i = 0.
+
+    Inverse propensities, self-normalised, where an item is seen with a probability that goes with its popularity's
+    power (Yang et al., RecSys 2018). Before they are normalised, weights are at most `clip` times that of the most
+    popular item (0: no bound).
+    """
+    counts_I = np.asarray(counts_I, np.float64)
+    weight = np.power(counts_I, -power, out=np.zeros_like(counts_I), where=counts_I > 0)
+    if clip:
+        weight = np.minimum(weight, clip * counts_I.max(initial=1.0) ** -power)
+    return weight * counts_I.sum() / max(float(weight @ counts_I), 1e-12)

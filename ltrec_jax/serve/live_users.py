@@ -3,14 +3,16 @@
 A new user's row u minimises what the user table was trained on, given the items' vectors (`FoldIn`). For a table
 trained by gradient (`config.ModelConfig`) that is
 
-    sum_i [ (r_i - mu - b_i - <p, q_i> - b)^2 + delta sum_d p_d^2 q_id^2 ] + n (user_l2 |p|^2 + bias_l2 b^2)
+    sum_i w_i [ (r_i - mu - b_i - <p, q_i> - b)^2 + delta sum_d p_d^2 q_id^2 ] + n (user_l2 |p|^2 + bias_l2 b^2)
 
-where delta = dropout / (1 - dropout) is what dropping a share of the products adds in the mean, and n is the number of
-events. A known user moves from the trained u0 by minimising the same sum over the new events plus
-(u - u0)^T A0 (u - u0), A0 the left side of the user's training events: recursive least squares, one solve per event.
+where delta = dropout / (1 - dropout) is what dropping a share of the products adds in the mean, w_i the propensity
+weight of the item (1 without) and n the number of events. A known user moves from the trained u0 by minimising the same
+sum over the new events plus (u - u0)^T A0 (u - u0), A0 the left side of the user's training events: recursive least
+squares, one solve per event. Under an objective that only ranks (`softmax`, `bpr`) nobody moves and nobody is new.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +20,8 @@ import numpy as np
 
 from ltrec_jax.bundle import Bundle
 from ltrec_jax.data import columns
+from ltrec_jax.errors import UserError
+from ltrec_jax.objectives.propensity import popularity_weights
 from ltrec_jax.serve.live_items import LiveItems
 
 
@@ -36,8 +40,8 @@ class FoldIn:
     """What training minimises in one user's row u, [b | p] or p alone: a prior and the user's events.
 
     Without events u = mean with this precision. An event with design row x ([1 | q_i] or q_i), target t (r - mu - b_i,
-    or 1 where ratings are not `explicit`) and its item's weight w adds w x x^T + diag(ridge + spread x^2) [+ w C_i] on
-    the left and w t x [- w e_i] on the right. C_i and e_i are an uncertain item's covariance and its part with the
+    or 1 where ratings are not `explicit`) and its item's weight w adds w x x^T + diag(ridge + w spread x^2) [+ w C_i]
+    on the left and w t x [- w e_i] on the right. C_i and e_i are an uncertain item's covariance and its part with the
     bias.
     """
 
@@ -66,7 +70,7 @@ class FoldIn:
         """What N events add to the left side, [D', D']."""
         weight_N = self.weights(numbers)
         matrix = (x_NxD * weight_N[:, None]).T @ x_NxD
-        matrix[np.diag_indices_from(matrix)] += len(x_NxD) * self.ridge + self.spread * (x_NxD**2).sum(axis=0)
+        matrix[np.diag_indices_from(matrix)] += len(x_NxD) * self.ridge + self.spread * (weight_N @ x_NxD**2)
         known = numbers < len(self.weight_I)
         if self.covariance is not None and known.any():
             matrix += np.einsum("n,nde->de", weight_N[known], np.asarray(self.covariance, np.float64)[numbers[known]])
@@ -96,13 +100,20 @@ def fold_in_of(bundle: Bundle) -> FoldIn:
             prior.covariance,
             prior.cross,
         )
-    model, width = bundle.config.model, bundle.vectors.item_vectors.shape[1]
+    model, train = bundle.config.model, bundle.config.train
+    if not train.predicts_ratings:
+        raise UserError(
+            f"A model trained with train.objective = {train.objective} answers for the users of its training alone and "
+            "learns nothing from ratings. For others train with squared_error, or with schedule.steps = solve."
+        )
+    width = bundle.vectors.item_vectors.shape[1]
     delta = model.embedding_dropout / (1.0 - model.embedding_dropout)
+    weight_I = popularity_weights(bundle.counts, train.propensity_power, clip=train.propensity_clip)
     return FoldIn(
         explicit=True,
         precision=np.zeros((width + 1, width + 1)),
         mean=np.zeros(width + 1),
-        weight_I=np.ones(bundle.num_items),
+        weight_I=np.where(bundle.counts > 0, weight_I, weight_I.max(initial=1.0)),
         ridge=np.r_[model.bias_l2, np.full(width, model.user_l2)],
         spread=np.r_[0.0, np.full(width, delta)],
     )
@@ -123,10 +134,20 @@ class LiveUsers:
     """Users by external id. Writers take turns (the caller sees to that)."""
 
     def __init__(self, bundle: Bundle, items: LiveItems) -> None:
-        self._bundle, self._items, self._rule = bundle, items, fold_in_of(bundle)
+        self._bundle, self._items = bundle, items
         ids = bundle.users[columns.USER_ID].astype(str)
         self._number_of = {user_id: number for number, user_id in enumerate(ids)}
         self._moved: dict[str, _State] = {}
+
+    @functools.cached_property
+    def rule(self) -> FoldIn:
+        """How users move and new ones are placed; `UserError` for a model that only knows those of its training."""
+        return fold_in_of(self._bundle)
+
+    @property
+    def learn(self) -> bool:
+        """Whether there is such a rule."""
+        return self._bundle.prior is not None or self._bundle.config.train.predicts_ratings
 
     def __len__(self) -> int:
         return len(self._number_of.keys() | self._moved.keys()) if self._moved else len(self._number_of)
@@ -171,7 +192,7 @@ class LiveUsers:
 
     def from_vector(self, q_D: np.ndarray, bias: float, events: int) -> Profile:
         """The profile of somebody who gave the best rating to `events` items that all stand where a text stands."""
-        state, rule = self._fresh(None), self._rule
+        state, rule = self._fresh(None), self.rule
         x_NxD = rule.design(np.repeat(np.asarray(q_D)[None, :], events, axis=0))
         numbers = np.full(events, np.iinfo(np.int64).max)
         target_N = np.full(events, self._target(float(self._bundle.about["scale"][1]), bias))
@@ -191,7 +212,7 @@ class LiveUsers:
 
     def _observe(self, state: _State, number: int, rating: float) -> None:
         (q,), (b,) = self._items.score.rows(np.array([number]))
-        rule, numbers, x_1xD = self._rule, np.array([number]), self._rule.design(q[None, :])
+        rule, numbers, x_1xD = self.rule, np.array([number]), self.rule.design(q[None, :])
         target, before = self._target(rating, float(b)), state.events.get(number, state.trained.get(number))
         counts, counted = self._is_event(rating), before is not None and self._is_event(before)
         if counts and counted and before is not None:
@@ -204,13 +225,13 @@ class LiveUsers:
 
     def _is_event(self, rating: float) -> bool:
         """Whether a rating enters the equations: all do, or where ratings are not `explicit` the good ones."""
-        return self._rule.explicit or rating >= self._bundle.positive_rating
+        return self.rule.explicit or rating >= self._bundle.positive_rating
 
     def _target(self, rating: float, item_bias: float) -> float:
-        return rating - self._bundle.vectors.mu - item_bias if self._rule.explicit else 1.0
+        return rating - self._bundle.vectors.mu - item_bias if self.rule.explicit else 1.0
 
     def _fresh(self, user: int | None) -> _State:
-        rule = self._rule
+        rule = self.rule
         matrix, solution, trained = rule.precision.copy(), rule.mean.copy(), {}
         if user is not None:
             seen, ratings = self._bundle.history.of(user)
@@ -224,7 +245,7 @@ class LiveUsers:
         return _State(matrix, matrix @ solution, solution, trained, {})
 
     def _as_profile(self, solution: np.ndarray, seen: np.ndarray, ratings: np.ndarray) -> Profile:
-        bias, vector = (float(solution[0]), solution[1:]) if self._rule.explicit else (0.0, solution)
+        bias, vector = (float(solution[0]), solution[1:]) if self.rule.explicit else (0.0, solution)
         liked = seen[ratings >= self._bundle.positive_rating]
         return Profile(vector.astype(np.float32), bias, self._items.current(seen), self._items.current(liked))
 

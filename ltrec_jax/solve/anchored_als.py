@@ -19,6 +19,7 @@ import tqdm
 
 from ltrec_jax.config import WholeDataConfig
 from ltrec_jax.errors import UserError
+from ltrec_jax.objectives.propensity import popularity_weights
 from ltrec_jax.parallel import Parallel, choose
 from ltrec_jax.solve import row_solve
 from ltrec_jax.solve.row_solve import Block, Blocks
@@ -45,16 +46,6 @@ def anchors(features_IxE: np.ndarray, center_E: np.ndarray, scale: float) -> np.
     """x_i = scale * (f_i - center) / |f_i - center|, float32 [I, E]; a text at the centre itself has x = 0."""
     shifted = np.asarray(features_IxE, np.float32) - center_E[None, :]
     return scale * shifted / np.maximum(np.linalg.norm(shifted, axis=1, keepdims=True), 1e-6)
-
-
-def popularity_weights(counts_I: np.ndarray, power: float) -> np.ndarray:
-    """Weight of each item's positives, c_i ~ n_i^-power with sum_i c_i n_i = sum_i n_i: float64 [I], 0 if n_i = 0.
-
-    Inverse propensities, where an item is seen with a probability that goes with its popularity's power.
-    """
-    counts_I = np.asarray(counts_I, np.float64)
-    weight = np.power(counts_I, -power, out=np.zeros_like(counts_I), where=counts_I > 0)
-    return weight * counts_I.sum() / max(float(weight @ counts_I), 1e-12)
 
 
 def solve(

@@ -19,7 +19,7 @@ import scipy.linalg
 
 from ltrec_jax.config import WholeDataConfig
 from ltrec_jax.errors import UserError
-from ltrec_jax.solve.anchored_als import popularity_weights
+from ltrec_jax.objectives.propensity import popularity_weights
 
 
 @dataclasses.dataclass(frozen=True)

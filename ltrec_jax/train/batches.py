@@ -53,7 +53,8 @@ class Batch(NamedTuple):
     item int32[K] (number of items = padding), gate float32[K], pair_user int32[P] (number of users = padding),
     pair_item int32[P] (slot 0..K-1), target float32[P], weight float32[P] (0 = padding), and the packed texts
     token_ids, token_slot (K = padding), token_position int32[R, L], or None where no text is encoded. `hidden`
-    [R, L, E]: what leaves the frozen layers, or None where all layers are run.
+    [R, L, E]: what leaves the frozen layers, or None where all layers are run. `log_q` float32[K]: log of the number of
+    slots that the item has in a batch on average, or None where nothing is compared with it.
     """
 
     item: np.ndarray
@@ -66,6 +67,7 @@ class Batch(NamedTuple):
     token_slot: np.ndarray | None
     token_position: np.ndarray | None
     hidden: np.ndarray | None = None
+    log_q: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,10 @@ class BatchSource:
         share: slice = slice(None),
         seed: int = 0,
         hidden: HiddenStates | None = None,
+        weight_I: np.ndarray | None = None,
+        with_log_q: bool = False,
     ) -> None:
+        """`weight_I` float32 [I] weighs the pairs of each item (None: all alike)."""
         if len(rows) == 0:
             raise ValueError("the training part of the split is empty")
         # Columns may be memory-mapped: only the row numbers, sorted by item, are kept in memory.
@@ -112,7 +117,7 @@ class BatchSource:
         self._start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._items = np.flatnonzero(counts).astype(np.int32)
         self._chunks = -(-counts[self._items] // pairs_per_item)
-        self._gate, self._tokens, self._hidden = gate_I, tokens, hidden
+        self._gate, self._tokens, self._hidden, self._weight = gate_I, tokens, hidden, weight_I
         self._lengths = None if tokens is None else np.asarray(tokens.lengths)
         self._num_users, self._num_items = num_users, num_items
         self._pairs_per_item, self._row_length, self._pad_id = pairs_per_item, row_length, pad_id
@@ -123,6 +128,10 @@ class BatchSource:
         if tokens is not None:
             self.steps_per_epoch = max(self.steps_per_epoch, -(-self.units_per_epoch // batch_items))
         self.steps_per_epoch = min(self.steps_per_epoch, self.units_per_epoch)
+        self._log_q: np.ndarray | None = None
+        if with_log_q:
+            self._log_q = np.zeros(num_items, np.float32)
+            self._log_q[self._items] = np.log(self._chunks / self.steps_per_epoch)
         slots = -(-self.units_per_epoch // self.steps_per_epoch)
         self._parts = devices * accumulate
         self._slots = -(-slots // self._parts)
@@ -200,6 +209,8 @@ class BatchSource:
         row_capacity: int,
     ) -> Batch:
         rows = self._rows[units.pairs[pairs]]
+        log_q = None if self._log_q is None else padded(self._log_q[units.item[part]], self._slots, 0.0)
+        weight = np.ones(len(rows), np.float32) if self._weight is None else self._weight[units.item[owner[pairs]]]
         items = padded(units.item[part], self._slots, self._num_items)
         gate = padded(self._gate[units.item[part]].astype(np.float32), self._slots, 0.0)
         token_ids = token_slot = token_position = hidden = None
@@ -217,11 +228,12 @@ class BatchSource:
             pair_user=padded(self._interactions.user[rows], pair_capacity, self._num_users),
             pair_item=padded((owner[pairs] // self._parts).astype(np.int32), pair_capacity, 0),
             target=padded(self._interactions.rating[rows], pair_capacity, 0.0),
-            weight=padded(np.ones(len(rows), np.float32), pair_capacity, 0.0),
+            weight=padded(weight, pair_capacity, 0.0),
             token_ids=token_ids,
             token_slot=token_slot,
             token_position=token_position,
             hidden=hidden,
+            log_q=log_q,
         )
 
     def _pack(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

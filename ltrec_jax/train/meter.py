@@ -22,13 +22,15 @@ _EXPLODED = 100.0
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What a step's sums mean. `of`: sums of metrics -> figures by name, the first of which is the loss that validation
-    measures too; `counted`: what a unit of weight is, in the plural; `remedy`: what to do when the loss explodes.
+    """What a step's sums mean. `of`: sums of metrics -> figures by name, the first of which is the loss; `counted`:
+    what a unit of weight is, in the plural; `remedy`: what to do when the loss explodes; `validated`: the name of what
+    validation measures, where it is not the loss.
     """
 
     of: Callable[[Mapping[str, float]], dict[str, float]]
     counted: str
     remedy: str
+    validated: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +135,8 @@ class Meter:
     def evaluated(self, step: int, error: float) -> None:
         """The validation error after a step; the time it took is nobody's."""
         self._validation = f" (validation {error:.4f})"
-        epoch = step / self._source.steps_per_epoch
-        self._writer.write(step, {"phase": self._name, "epoch": epoch, f"validation_{self._loss_name}": error})
+        epoch, name = step / self._source.steps_per_epoch, self._figures.validated or self._loss_name
+        self._writer.write(step, {"phase": self._name, "epoch": epoch, f"validation_{name}": error})
         self._since = time.perf_counter()
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""What the two-tower model minimises over the rating pairs of a batch. Out of scope: gradients and updates (`step`)."""
+"""The squared error that the two-tower model minimises over the rating pairs of a batch.
+
+Out of scope: objectives that only rank (`ranking_loss`), gradients and updates (`step`).
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -22,12 +25,11 @@ def _rmse(sums: Mapping[str, float]) -> dict[str, float]:
     return {"rmse": math.sqrt(sums["squared_error"] / max(sums["weight"], 1e-12))}
 
 
-RMSE = Figures(
-    of=_rmse,
-    counted="pairs",
-    remedy="Lower the learning rates (train.learning_rate, train.head_learning_rate, train.table_learning_rate) or "
-    "set train.clip_norm.",
+REMEDY = (
+    "Lower the learning rates (train.learning_rate, train.head_learning_rate, train.table_learning_rate) or set "
+    "train.clip_norm."
 )
+RMSE = Figures(of=_rmse, counted="pairs", remedy=REMEDY)
 
 
 def row_ids(batch: Batch) -> dict[str, Array]:
@@ -36,39 +38,49 @@ def row_ids(batch: Batch) -> dict[str, Array]:
     return ids if batch.token_ids is None else {**ids, "words": batch.token_ids.reshape(-1)}
 
 
+def batch_items(
+    pooled_texts: PooledTexts, head: Any, params: PyTree, rows: dict[str, jax.Array], batch: Batch, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(q [K, D], b [K]) of the items of a batch."""
+    pooled = pooled_texts(params, batch, rows.get("words"), key)
+    anchor, text_bias = head.apply({"params": params["head"]}, pooled)
+    return two_tower.item_vectors(anchor, text_bias, rows["items"], batch.gate)
+
+
 def make_pair_loss(*, pooled_texts: PooledTexts, head: Any, objective: Objective, model: ModelConfig) -> Loss:
     """The objective of a batch with global weight w = sum_p w_p, of which a `Loss` gives the sum:
 
-        1/w sum_p w_p [ (s_p - y_p)^2 + user_l2 |p_u|^2 + item_l2 |v_i|^2 + bias_l2 (b_u^2 + c_i^2) ]
+        1/w sum_p [ w_p (s_p - y_p)^2 + user_l2 |p_u|^2 + item_l2 |v_i|^2 + bias_l2 (b_u^2 + c_i^2) ]
 
-    It reports `squared_error`, the sum without the penalties.
+    Weights (of mean 1) are for the errors alone. It reports `squared_error`, the sum without the penalties.
     """
 
     def loss(
         params: PyTree, rows: dict[str, jax.Array], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         text_key, keep_key = jax.random.split(key)
-        pooled = pooled_texts(params, batch, rows.get("words"), text_key)
-        anchor, text_bias = head.apply({"params": params["head"]}, pooled)
-        q_KxD, b_K = two_tower.item_vectors(anchor, text_bias, rows["items"], batch.gate)
-        keep = _keep_mask(keep_key, (batch.pair_user.shape[0], q_KxD.shape[1]), model.embedding_dropout)
+        q_KxD, b_K = batch_items(pooled_texts, head, params, rows, batch, text_key)
+        keep = keep_mask(keep_key, (batch.pair_user.shape[0], q_KxD.shape[1]), model.embedding_dropout)
         scores = two_tower.pair_scores(
             params["head"]["mu"], rows["users"], q_KxD[batch.pair_item], b_K[batch.pair_item], keep
         )
         error, _ = objective(scores, batch.target, weights=batch.weight)
-        return error + _penalty(rows["users"], rows["items"], batch, model), {"squared_error": error}
+        return error + penalty(rows["users"], rows["items"], batch, model), {"squared_error": error}
 
     return loss
 
 
-def _penalty(user_rows: jax.Array, item_rows: jax.Array, batch: Batch, model: ModelConfig) -> jax.Array:
-    weight_K = jax.ops.segment_sum(batch.weight, batch.pair_item, num_segments=item_rows.shape[0])
+def penalty(user_rows: jax.Array, item_rows: jax.Array, batch: Batch, model: ModelConfig) -> jax.Array:
+    """The penalties of the rows [P, D + 1] and [K, D + 1], summed over the pairs of a batch, whatever they weigh."""
+    real_P = (jnp.asarray(batch.weight) > 0).astype(jnp.float32)
+    pairs_K = jax.ops.segment_sum(real_P, batch.pair_item, num_segments=item_rows.shape[0])
     per_user = model.user_l2 * jnp.sum(user_rows[:, :-1] ** 2, axis=-1) + model.bias_l2 * user_rows[:, -1] ** 2
     per_item = model.item_l2 * jnp.sum(item_rows[:, :-1] ** 2, axis=-1) + model.bias_l2 * item_rows[:, -1] ** 2
-    return jnp.sum(batch.weight * per_user) + jnp.sum(weight_K * per_item)
+    return jnp.sum(real_P * per_user) + jnp.sum(pairs_K * per_item)
 
 
-def _keep_mask(key: jax.Array, shape: tuple[int, int], rate: float) -> jax.Array | None:
+def keep_mask(key: jax.Array, shape: tuple[int, int], rate: float) -> jax.Array | None:
+    """What dropout multiplies the D products of each pair with, [P, D]; None where nothing is dropped."""
     if rate == 0.0:
         return None
     return jax.random.bernoulli(key, 1.0 - rate, shape) / (1.0 - rate)

@@ -33,6 +33,7 @@ from ltrec_jax.train.optimizer import layer_rate, make_optimizer, make_schedule,
 from ltrec_jax.train.pair_loss import RMSE, PooledTexts, make_pair_loss, row_ids
 from ltrec_jax.train.problem import Problem
 from ltrec_jax.train.profiling import profiled
+from ltrec_jax.train.ranking_loss import RANKING, make_ranking_loss
 from ltrec_jax.train.state import (
     WORDS,
     TrainState,
@@ -44,6 +45,7 @@ from ltrec_jax.train.state import (
     without,
 )
 from ltrec_jax.train.step import Loss, make_train_step
+from ltrec_jax.train.validation import ndcg_loss
 from ltrec_jax.types import Array, MetricWriter, PyTree
 
 HEAD, ENCODER = "head", "encoder"
@@ -131,14 +133,24 @@ def encoded_items(problem: Problem, hidden: HiddenStates | None, params: PyTree,
 
 
 def _pair_loss(problem: Problem, pooled: PooledTexts) -> Loss:
-    model = problem.config.model
+    model, train = problem.config.model, problem.config.train
     head = Head(model.embedding_dim)
-    return make_pair_loss(pooled_texts=pooled, head=head, objective=squared_error, model=model)
+    if train.predicts_ratings:
+        return make_pair_loss(pooled_texts=pooled, head=head, objective=squared_error, model=model)
+    return make_ranking_loss(
+        pooled_texts=pooled,
+        head=head,
+        objective=train.objective,
+        model=model,
+        num_items=problem.dataset.num_items,
+        axis=problem.spread.axis,
+    )
 
 
 def _phase(name: str, train: TrainConfig, epochs: int, patience: int, source: BatchSource, peak: float) -> Phase:
     rate = rate_at(peak, train, _total_steps(epochs, source))
-    return Phase(name, epochs, patience, train.log_every, RMSE, train.save_minutes, rate)
+    figures = RMSE if train.predicts_ratings else RANKING
+    return Phase(name, epochs, patience, train.log_every, figures, train.save_minutes, rate)
 
 
 def _total_steps(epochs: int, source: BatchSource) -> int:
@@ -167,7 +179,7 @@ def run(
             source=prepared.source,
             parallel=problem.spread,
             key=problem.spread.replicate(stream(problem, prepared.phase.name)),
-            evaluate=validation_rmse(problem, prepared) if len(problem.split.validation_rows) else None,
+            evaluate=_validation(problem, prepared),
             checkpoints=checkpoints,
             writer=writer,
         )
@@ -184,7 +196,9 @@ def finished_vectors(problem: Problem, prepared: Prepared, state: TrainState) ->
     rows = sparse_table.all_rows(state.tables["users"], problem.spread)
     seen = np.bincount(problem.split.train.user, minlength=len(rows))[:, None] > 0
     rows = np.where(seen, rows, 0.0).astype(np.float32)
-    return Vectors(_mu(problem, state), rows[:, :-1], rows[:, -1], np.asarray(q), np.asarray(b)), np.asarray(pooled_IxE)
+    rates = problem.config.train.predicts_ratings
+    vectors = Vectors(_mu(problem, state), rows[:, :-1], rows[:, -1], np.asarray(q), np.asarray(b), rates)
+    return vectors, np.asarray(pooled_IxE)
 
 
 def parameters(problem: Problem, state: TrainState) -> PyTree:
@@ -199,6 +213,14 @@ def _items(problem: Problem, pooled_KxE: Array, state: TrainState, items: np.nda
     rows = sparse_table.read_rows(state.tables["items"], items, problem.spread)
     q, b = two_tower.item_vectors(anchor, text_bias, rows, problem.gate_I[items])
     return q, b
+
+
+def _validation(problem: Problem, prepared: Prepared) -> Evaluate | None:
+    """What early stopping goes by: RMSE, or 1 - nDCG of a model that ranks; None where validation has none of it."""
+    if problem.config.train.predicts_ratings:
+        return validation_rmse(problem, prepared) if len(problem.split.validation_rows) else None
+    loss = ndcg_loss(problem.split, problem.positive_rating, max(problem.config.evaluation.cutoffs))
+    return loss and (lambda state: loss(finished_vectors(problem, prepared, state)[0]))
 
 
 def validation_rmse(problem: Problem, prepared: Prepared) -> Evaluate:
@@ -292,7 +314,8 @@ def _fresh_head(problem: Problem) -> dict[str, jax.Array]:
     features = jnp.asarray(problem.features_IxE)
     head = Head(problem.config.model.embedding_dim)
     params = head.init(stream(problem, "parameters"), features[:1])["params"]
-    return {**params, "center": features.mean(axis=0), "mu": jnp.float32(problem.split.train.rating.mean())}
+    mu = problem.split.train.rating.mean() if problem.config.train.predicts_ratings else 0.0
+    return {**params, "center": features.mean(axis=0), "mu": jnp.float32(mu)}
 
 
 def _fresh_tables(problem: Problem) -> dict[str, sparse_table.SparseTable]:

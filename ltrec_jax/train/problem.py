@@ -13,6 +13,7 @@ from ltrec_jax.encoder import catalogue
 from ltrec_jax.encoder.weights import Encoder, load_encoder
 from ltrec_jax.errors import UserError
 from ltrec_jax.model.head import popularity_gate
+from ltrec_jax.objectives.propensity import popularity_weights
 from ltrec_jax.text import templates
 from ltrec_jax.text.store import TokenStore, build_store
 from ltrec_jax.text.tokenizer import load_tokenizer
@@ -46,6 +47,27 @@ class Problem:
     def dataset(self) -> Dataset:
         return self.split.dataset
 
+    @property
+    def positive_rating(self) -> float:
+        """Ratings from here on are likes: the configuration's, the dataset's, or the highest of the scale."""
+        info = self.dataset.info
+        known = self.config.evaluation.positive_rating or info.get("positive_rating")
+        return float(known or (info.get("scale") or [0, self.split.train.rating.max()])[1])
+
+    @property
+    def learnt_rows(self) -> np.ndarray:
+        """Rows of the training part that `train.objective` learns from: all, or the likes where they are ranked."""
+        rows, train = self.split.train_rows, self.config.train
+        if train.predicts_ratings:
+            return rows
+        liked = rows[np.asarray(self.dataset.interactions.rating)[rows] >= self.positive_rating]
+        if len(liked) == 0:
+            raise UserError(
+                f"Objective {train.objective} needs likes, and no training rating reaches {self.positive_rating:g}. "
+                "Lower evaluation.positive_rating, or choose another split."
+            )
+        return liked
+
     def on(self, split: Split) -> "Problem":
         """The same problem on other rows of the same dataset; counts and gates follow the new training part."""
         counts = popularity(split.train.item, split.dataset.num_items)
@@ -78,9 +100,14 @@ class Problem:
         place of the training part, in batches of `size` pairs and items.
         """
         train = self.config.train
-        interactions, rows = self.dataset.interactions, self.split.train_rows
+        weight_I = None
         if events is not None:
             interactions, rows = events, np.arange(len(events))
+        else:
+            interactions, rows = self.dataset.interactions, self.learnt_rows
+            if train.propensity_power:
+                counts_I = np.bincount(interactions.item[rows], minlength=self.dataset.num_items)
+                weight_I = popularity_weights(counts_I, train.propensity_power, clip=train.propensity_clip)
         longest = int(self.tokens.lengths.max(initial=0))
         return BatchSource(
             interactions,
@@ -99,6 +126,8 @@ class Problem:
             accumulate=train.accumulate,
             seed=self.config.seed,
             hidden=hidden,
+            weight_I=None if weight_I is None else weight_I.astype(np.float32),
+            with_log_q=events is None and not train.predicts_ratings,
         )
 
 

@@ -46,16 +46,9 @@ def solve(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None = 
     return _likes(problem, features_IxE, anchors)
 
 
-def positive_rating(problem: Problem) -> float:
-    """Ratings from here on are likes: the configuration's, the dataset's, or the highest of the scale."""
-    info = problem.dataset.info
-    known = problem.config.evaluation.positive_rating or info.get("positive_rating")
-    return float(known or (info.get("scale") or [0, problem.split.train.rating.max()])[1])
-
-
 def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) -> Solved:
     train, settings = problem.split.train, problem.config.whole_data
-    liked = train.rating >= positive_rating(problem)
+    liked = train.rating >= problem.positive_rating
     user, item = np.unique(np.stack([train.user[liked], train.item[liked]]), axis=1)
     anchors = anchors or anchored_model.text_anchors(features_IxE, settings)
     num_users, num_items = problem.dataset.num_users, problem.dataset.num_items

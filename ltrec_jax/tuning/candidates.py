@@ -89,7 +89,7 @@ def _baseline(name: str, train: Training) -> Candidate:
 def _own(name: str, split: Split, train: Training, config: Config) -> Candidate:
     space, config = OWN_SPACES[name], with_values(config, OWN_SCHEDULES[name])
     fit, rates = {
-        "gradient": (functools.partial(_gradient, split), True),
+        "gradient": (functools.partial(_gradient, split), config.train.predicts_ratings),
         "whole-data": (functools.partial(_whole_data, train), False),
     }[name]
     return Candidate(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ltrec_jax.objectives.propensity import inverse_propensity_weights
+from ltrec_jax.objectives.propensity import inverse_propensity_weights, popularity_weights
 from ltrec_jax.objectives.ranking import bayesian_personalised_ranking, in_batch_softmax, text_contrast
 from ltrec_jax.objectives.whole_data import whole_data
 
@@ -71,6 +71,19 @@ def test_weights_are_clipped_then_normalised():
     assert len(inverse_propensity_weights(np.zeros(0))) == 0
     with pytest.raises(ValueError, match="lie in"):
         inverse_propensity_weights(np.array([0.0]))
+
+
+def test_weights_by_popularity_keep_the_mass_lean_on_rare_items_and_are_clipped():
+    counts = np.array([0, 1, 10, 100])
+    weight = popularity_weights(counts, 0.5)
+    assert weight @ counts == pytest.approx(counts.sum())
+    assert weight[0] == 0
+    assert weight[1] / weight[3] == pytest.approx(10)
+    np.testing.assert_allclose(popularity_weights(counts, 0.0)[1:], 1)
+    clipped = popularity_weights(counts, 0.5, clip=4.0)
+    np.testing.assert_allclose(clipped / clipped[3], [0, 4, math.sqrt(10), 1])
+    assert clipped @ counts == pytest.approx(counts.sum())
+    np.testing.assert_array_equal(popularity_weights(np.zeros(3), 1.0, clip=2.0), np.zeros(3))
 
 
 def test_shapes_that_do_not_match_are_refused():

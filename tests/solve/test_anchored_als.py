@@ -9,6 +9,7 @@ import pytest
 from ltrec_jax import parallel
 from ltrec_jax.config import WholeDataConfig
 from ltrec_jax.errors import UserError
+from ltrec_jax.objectives.propensity import popularity_weights
 from ltrec_jax.solve import anchored_als
 
 USERS, ITEMS, WIDTH = 40, 30, 6
@@ -39,7 +40,7 @@ def solved(world):
 
 def weights(world):
     counts = np.bincount(world[1], minlength=ITEMS)
-    return anchored_als.popularity_weights(counts, SETTINGS.propensity_power)[world[1]]
+    return popularity_weights(counts, SETTINGS.propensity_power)[world[1]]
 
 
 def objective(world, p, q, anchor):
@@ -99,15 +100,6 @@ def test_float32_on_several_devices_agrees_and_repeats(world):
     assert one.user_vectors.dtype == np.float32
     np.testing.assert_array_equal(one.user_vectors, again.user_vectors)
     np.testing.assert_allclose(four.item_vectors, one.item_vectors, atol=2e-5)
-
-
-def test_weights_keep_the_mass_and_lean_on_rare_items():
-    counts = np.array([0, 1, 10, 100])
-    weight = anchored_als.popularity_weights(counts, 0.5)
-    assert weight @ counts == pytest.approx(counts.sum())
-    assert weight[0] == 0
-    assert weight[1] / weight[3] == pytest.approx(10)
-    np.testing.assert_allclose(anchored_als.popularity_weights(counts, 0.0)[1:], 1)
 
 
 def test_bad_input(world):
