@@ -4,6 +4,7 @@ Out of scope: what the steps are (`relations`).
 """
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -79,7 +80,12 @@ class DuckEngine:
         import ibis
 
         try:
-            yield from self._connection.sql(ibis.to_sql(expression, dialect="duckdb")).to_arrow_reader(rows)
+            reader = self._connection.sql(ibis.to_sql(expression, dialect="duckdb")).to_arrow_reader(rows)
+            with ThreadPoolExecutor(1) as pool:
+                job = pool.submit(next, reader, None)
+                while (batch := job.result()) is not None:
+                    job = pool.submit(next, reader, None)
+                    yield batch
         except (duckdb.Error, OSError) as error:
             # Arrow hands on what DuckDB raises later as OSError.
             raise UserError(f"{what} failed: {' '.join(str(error).split())[:300]}") from error

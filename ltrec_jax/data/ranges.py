@@ -5,7 +5,7 @@ Out of scope: what the steps do (`settle`), how events come to be coded (`relati
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from ltrec_jax.data import columns, relations
+from ltrec_jax.data import columns, relations, whole_ids
+from ltrec_jax.data.whole_ids import Tally
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -35,9 +36,17 @@ _BYTES = 150
 class UserRanges:
     """Events in the files of `folder`, by ranges of user codes; inside a range they are in no order."""
 
-    def __init__(self, folder: Path, events_per_bin: np.ndarray, width: int, rows: int, threads: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        events_per_bin: np.ndarray,
+        width: int,
+        rows: int,
+        threads: int,
+        tallies: Mapping[str, Tally] | None = None,
+    ) -> None:
         """Range the bins of `width` user codes each so that a range has about `rows` events (but whole bins)."""
-        self._folder, self._width, self._threads = folder, width, threads
+        self._folder, self._width, self._threads, self._tallies = folder, width, threads, tallies or {}
         upto = np.cumsum(events_per_bin)
         place = np.unique((upto - 1) // rows, return_inverse=True)[1]
         # Few bytes are sorted faster.
@@ -54,8 +63,12 @@ class UserRanges:
         *,
         memory_gib: float,
         threads: int,
+        tallies: Mapping[str, Tally] | None = None,
     ) -> Self:
-        """Write `events` (user, item, rating, timestamp, row_order) to files; `counts` (user, events) of all users."""
+        """Write `events` (user, item, rating, timestamp, row_order) to files; `counts` (user, events) of all users.
+
+        With a tally, which holds codes, the events have user_id instead of user, item_id instead of item.
+        """
         found = engine.fetch(counts.agg(users=counts.user.max() + 1, events=counts.events.sum()))
         users, total = (int(np.ma.filled(found[column], 0)[0]) for column in ("users", "events"))
         width = max(1, -(-users // _BINS))
@@ -64,16 +77,11 @@ class UserRanges:
         binned = engine.fetch(bins)
         per_bin[binned["bin"]] = binned["events"]
         rows = min(max(_ROWS, total // _FILES), round(memory_gib * (1 << 30) / (_BYTES * (threads + 2))))
-        ranges = cls(folder, per_bin, width, rows, threads)
-        with ThreadPoolExecutor(1) as pool, tqdm(total=total, desc="coding", delay=1.0, unit=" rows") as bar:
-            job: Future[None] | None = None
+        ranges = cls(folder, per_bin, width, rows, threads, tallies)
+        with tqdm(total=total, desc="coding", delay=1.0, unit=" rows") as bar:
             for batch in engine.stream(events, _BATCH, "coding"):
-                if job is not None:
-                    job.result()
-                job = pool.submit(ranges.add, batch)
+                ranges.add(batch)
                 bar.update(len(batch))
-            if job is not None:
-                job.result()
         return ranges
 
     @property
@@ -82,9 +90,11 @@ class UserRanges:
         return sum(self._counts)
 
     def add(self, batch: "pa.RecordBatch") -> None:
-        """Append the events of a batch with the columns of `EVENT` to the files of their ranges."""
+        """Append the events of a batch, with the columns that `of` tells, to the files of their ranges."""
         events = np.empty(len(batch), EVENT)
-        for name in EVENT.names or ():
+        for key, code in relations.CODE_OF.items():
+            events[code] = whole_ids.column(batch, key, code, self._tallies)
+        for name in (columns.RATING, columns.TIMESTAMP, relations.ROW_ORDER):
             events[name] = batch.column(name).to_numpy()
         place = self._range_of_bin[events[columns.USER] // self._width]
         events = events.take(np.argsort(place, kind="stable"))

@@ -45,15 +45,18 @@ def close(
     connection: "duckdb.DuckDBPyConnection",
     layout: Layout,
     table: str,
-    counts: tuple[int, int],
+    kept: int | None,
     names: Any,
     max_rejected: float,
 ) -> Judged:
-    """List the bad rows of a table with their lines; stop where they are too many. `counts`: all rows, good rows."""
-    total, kept = counts
+    """List the bad rows of a table with their lines; stop where they are too many.
+
+    `kept`: the number of good rows, or None where looking for the bad ones is the cheapest way to it.
+    """
+    total = count(connection, table)
     row = ", ".join(f"{name(n)} := {name(n)}" for n in names)
     # Nothing to look for where every row was kept.
-    none = "" if total > kept else "LIMIT 0"
+    none = "LIMIT 0" if total == kept else ""
     run(
         connection,
         f"""CREATE TABLE {table}_bad AS SELECT _file, _order, _reason,
@@ -61,14 +64,15 @@ def close(
             FROM judged_{table} WHERE _reason IS NOT NULL {none}""",
         f"listing rejected {table}",
     )
-    rejected = sum(count(connection, f"{table}_{kind}") for kind in ("bad", "broken"))
+    bad, broken = (count(connection, f"{table}_{kind}") for kind in ("bad", "broken"))
+    rejected = bad + broken
     if rejected:
         _list_rejected(connection, layout, table)
     found = connection.execute(
         f"""SELECT reason, count(*) AS n FROM rejected WHERE "table" = {text(table)}
             GROUP BY reason ORDER BY n DESC, reason"""
     ).fetchall()
-    judged = Judged(table, kept + rejected, rejected, dict(found))
+    judged = Judged(table, total + broken, rejected, dict(found))
     if judged.read and rejected > max_rejected * judged.read:
         _stop(connection, judged, max_rejected, layout)
     return judged

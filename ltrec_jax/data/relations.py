@@ -9,6 +9,7 @@ in arrays (`settle`).
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ltrec_jax.data import columns
@@ -23,6 +24,8 @@ ROW_ORDER = "row_order"
 """Of two events at the same time the one with the greater number counts as the later one."""
 EVENTS = "events"
 """How many events a user or item has."""
+CODE_OF = {columns.USER_ID: columns.USER, columns.ITEM_ID: columns.ITEM}
+"""The column of the codes that stand for the ids of another column."""
 _ROW_BITS = 1 << 50
 
 
@@ -35,30 +38,28 @@ def in_time_range(events: "ir.Table", start: int | None, end: int | None) -> "ir
     return events
 
 
-def named(events: "ir.Table", key: str) -> "ir.Table":
-    """(id, events, key): every distinct id as it is stored (perhaps a number), its count, and the id as a text."""
-    counted = events.group_by(id=events[key]).agg(**{EVENTS: events.count()})
-    return counted.mutate(**{key: counted.id.cast("string")})
+def counted(events: "ir.Table", key: str) -> "ir.Table":
+    """(id, events): every distinct id as it is stored (perhaps a number), and its count."""
+    return events.group_by(id=events[key]).agg(**{EVENTS: events.count()})
 
 
-def codes(ids: "ir.Table", key: str, code: str) -> "ir.Table":
-    """(key, code): every distinct id, a text, with its place, from 0, in the order of the ids."""
+def numbered(ids: "ir.Table", key: str, code: str) -> "ir.Table":
+    """The distinct ids, texts in the column `key`, each with its place, from 0, in the order of the ids."""
     import ibis
 
-    distinct = ids.select(key).distinct()
-    order = [ibis.asc(distinct[key].try_cast("int64"), nulls_first=False), ibis.asc(distinct[key])]
+    order = [ibis.asc(ids[key].try_cast("int64"), nulls_first=False), ibis.asc(ids[key])]
     # Windows count from 0 in Ibis.
-    return distinct.mutate(**{code: ibis.row_number().over(order_by=order).cast("int32")})
+    return ids.mutate(**{code: ibis.row_number().over(order_by=order).cast("int32")})
 
 
-def coded(events: "ir.Table", users: "ir.Table", items: "ir.Table") -> "ir.Table":
-    """(user, item, rating, timestamp, row_order) of all events; `users` and `items` hold the code of each stored id.
+def coded(events: "ir.Table", codes: Mapping[str, "ir.Table"]) -> "ir.Table":
+    """The events with codes instead of the ids that `codes` tells: for user_id and item_id the tables of `Coded`.
 
     Ids that are stored as numbers are joined as numbers, which is several times faster than as texts.
     """
-    joined = events.join(users.select("id", columns.USER), events[columns.USER_ID] == users.id).drop("id")
-    joined = joined.join(items.select("id", columns.ITEM), joined[columns.ITEM_ID] == items.id)
-    return joined.select(*columns.INTERACTION_COLUMNS, ROW_ORDER)
+    for key, ids in codes.items():
+        events = events.join(ids.select("id", CODE_OF[key]), events[key] == ids.id).drop("id", key)
+    return events
 
 
 def one_per_pair(events: "ir.Table", policy: Duplicates) -> "ir.Table":
@@ -117,39 +118,36 @@ def renumbered(pairs: "ir.Table", kept: "ir.Table", code: str) -> "ir.Table":
 
 @dataclasses.dataclass(frozen=True)
 class Coded:
-    """Events whose ids are codes. The engine's tables all_users and all_items hold the code of each id (a text)."""
+    """The ids of the events and of the catalogue with their codes: the tables all_users and all_items of the engine."""
 
-    events: "ir.Table"
-    """(user, item, rating, timestamp, row_order), not computed yet."""
-    counts: "ir.Table"
-    """(user, events) of every user."""
+    users: "ir.Table"
+    """(id, events, user_id, user) of every user: the id as it is stored, its count, its text and its code."""
+    items: "ir.Table"
+    """(id, events, item_id, item) of every item; id and events are missing where the catalogue alone has it."""
     described: "ir.Table"
     """(item) of the items in the catalogue, which stay whatever happens to their events."""
     missing: int
     """Items of the events that the catalogue lacks; 0 where there is no catalogue."""
 
 
-def code_events(engine: Engine, options: PrepareOptions, *, listed: bool) -> Coded:
-    """Code the events in the time range: every item of items_kept has a code, and every item and user of an event.
+def code_ids(engine: Engine, options: PrepareOptions, ids: Mapping[str, "ir.Table"], *, listed: bool) -> Coded:
+    """Give a code to every id in `ids` (for user_id and item_id what `counted` gives) and to every item of items_kept.
 
     Items that the catalogue lacks are a `UserError` under `strict`, if one was `listed`.
     """
-    events = in_time_range(engine.table("events"), options.start, options.end)
+    users, items = (ids[key].mutate(**{key: ids[key].id.cast("string")}) for key in CODE_OF)
+    users = engine.create("all_users", numbered(users, columns.USER_ID, columns.USER), "coding users")
     catalogue = engine.table("items_kept").select(columns.ITEM_ID)
-    seen_users = engine.create("seen_users", named(events, columns.USER_ID), "collecting users")
-    seen_items = engine.create("seen_items", named(events, columns.ITEM_ID), "collecting items")
-    missing = _missing(engine, seen_items.anti_join(catalogue, columns.ITEM_ID), options.strict) if listed else 0
-    every_item = catalogue.union(seen_items.select(columns.ITEM_ID))
-    users = engine.create("all_users", codes(seen_users, columns.USER_ID, columns.USER), "coding users")
-    items = engine.create("all_items", codes(every_item, columns.ITEM_ID, columns.ITEM), "coding items")
-    coded_users = engine.create("coded_users", seen_users.join(users, columns.USER_ID), "coding users")
-    coded_items = engine.create("coded_items", seen_items.join(items, columns.ITEM_ID), "coding items")
-    return Coded(
-        events=coded(events, coded_users, coded_items),
-        counts=coded_users.select(columns.USER, EVENTS),
-        described=items.semi_join(catalogue, columns.ITEM_ID).select(columns.ITEM),
-        missing=missing,
-    )
+    joined = items.outer_join(catalogue, columns.ITEM_ID)
+    either = joined[columns.ITEM_ID].coalesce(joined[f"{columns.ITEM_ID}_right"])
+    every_item = joined.select("id", EVENTS, **{columns.ITEM_ID: either})
+    items = engine.create("all_items", numbered(every_item, columns.ITEM_ID, columns.ITEM), "coding items")
+    # No item stands in the catalogue twice.
+    missing = engine.count("all_items") - engine.count("items_kept") if listed else 0
+    if missing and options.strict:
+        _refuse(engine, items.anti_join(catalogue, columns.ITEM_ID), missing)
+    described = items.semi_join(catalogue, columns.ITEM_ID).select(columns.ITEM)
+    return Coded(users, items, described, missing)
 
 
 def relate(engine: Engine, options: PrepareOptions, *, listed: bool) -> tuple[dict[str, int], int]:
@@ -157,8 +155,12 @@ def relate(engine: Engine, options: PrepareOptions, *, listed: bool) -> tuple[di
     final_items_codes(item_id, item); gives the number of interactions after each step, and the number of items that
     the catalogue lacks.
     """
-    given = code_events(engine, options, listed=listed)
-    events = engine.create("coded", given.events, "joining")
+    events = in_time_range(engine.table("events"), options.start, options.end)
+    ids = {key: engine.create(f"counted_{key}", counted(events, key), "collecting ids") for key in CODE_OF}
+    given = code_ids(engine, options, ids, listed=listed)
+    codes = {columns.USER_ID: given.users, columns.ITEM_ID: given.items}
+    engine.create("coded", coded(events, codes), "joining")
+    events = engine.table("coded")
     steps = {"in_time_range": engine.count("coded")}
     table = "pairs"
     engine.create(table, one_per_pair(events, options.duplicates), "one event for each pair")
@@ -224,13 +226,10 @@ def codes_left(engine: Engine, users: "ir.Table", items: "ir.Table") -> dict[str
     return found
 
 
-def _missing(engine: Engine, absent: "ir.Table", strict: bool) -> int:
-    """How many items of the interactions the table of items lacks."""
-    count = engine.total(absent)
-    if strict and count:
-        example = engine.fetch(absent.agg(example=absent[columns.ITEM_ID].min()))["example"][0]
-        raise UserError(
-            f"{count:,} items of the interactions are missing from the table of items, such as {str(example)!r}. "
-            "Complete the table, or keep them with empty texts by leaving out `strict`."
-        )
-    return count
+def _refuse(engine: Engine, absent: "ir.Table", count: int) -> None:
+    """Stop because of items of the interactions that the table of items lacks."""
+    example = engine.fetch(absent.agg(example=absent[columns.ITEM_ID].min()))["example"][0]
+    raise UserError(
+        f"{count:,} items of the interactions are missing from the table of items, such as {str(example)!r}. "
+        "Complete the table, or keep them with empty texts by leaving out `strict`."
+    )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltrec_jax.data import columns, relations
+from ltrec_jax.data import columns, relations, whole_ids
 from ltrec_jax.data.engines import DuckEngine
 from ltrec_jax.data.prepare_options import Duplicates, PrepareOptions
 from ltrec_jax.data.ranges import UserRanges
@@ -52,8 +52,22 @@ def settle(
     engine: DuckEngine, options: PrepareOptions, folder: Path, *, listed: bool
 ) -> tuple[dict[str, int], int, Settled]:
     """What `relations.relate` does, with the interactions in files of `folder` instead of the table `final`."""
-    given = relations.code_events(engine, options, listed=listed)
-    ranges = _ranges(engine, given.events, given.counts, folder, options)
+    events = relations.in_time_range(engine.table("events"), options.start, options.end)
+    tallies = whole_ids.tally(engine, events, options.memory_gib)
+    ids = {
+        key: engine.give(f"counted_{key}", tallies[key].counted())
+        if key in tallies
+        else engine.create(f"counted_{key}", relations.counted(events, key), "collecting ids")
+        for key in relations.CODE_OF
+    }
+    given = relations.code_ids(engine, options, ids, listed=listed)
+    codes = {columns.USER_ID: given.users, columns.ITEM_ID: given.items}
+    for key, tally in tallies.items():
+        table = codes.pop(key)
+        known = engine.fetch(table.filter(table.id.notnull()).select("id", relations.CODE_OF[key]))
+        tally.become_codes(known["id"], known[relations.CODE_OF[key]])
+    counts = given.users.select(columns.USER, relations.EVENTS)
+    ranges = _ranges(engine, relations.coded(events, codes), counts, folder, options, tallies)
     steps = {"in_time_range": ranges.rows}
     ranges.update(functools.partial(one_per_pair, policy=options.duplicates), "one event for each pair")
     steps["one_per_pair"] = ranges.rows
@@ -94,10 +108,17 @@ def settled_elsewhere(engine: DuckEngine, options: PrepareOptions, folder: Path)
 
 
 def _ranges(
-    engine: DuckEngine, events: "ir.Table", counts: "ir.Table", folder: Path, options: PrepareOptions
+    engine: DuckEngine,
+    events: "ir.Table",
+    counts: "ir.Table",
+    folder: Path,
+    options: PrepareOptions,
+    tallies: Mapping[str, whole_ids.Tally] | None = None,
 ) -> UserRanges:
     threads = options.threads or os.cpu_count() or 1
-    return UserRanges.of(engine, events, counts, folder, memory_gib=options.memory_gib, threads=threads)
+    return UserRanges.of(
+        engine, events, counts, folder, memory_gib=options.memory_gib, threads=threads, tallies=tallies
+    )
 
 
 def one_per_pair(events: np.ndarray, policy: Duplicates) -> np.ndarray:

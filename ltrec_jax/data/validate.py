@@ -63,12 +63,9 @@ def judge_interactions(
             ({time})::BIGINT AS "timestamp", _order::BIGINT AS row_order FROM interactions WHERE {good}""",
         "checking interactions",
     )
-    if layout.is_text:
-        counts = count(connection, "interactions"), count(connection, "events")
-    else:
-        # Both in one pass over the files.
-        (counts,) = connection.execute(f"SELECT count(*), count(*) FILTER (WHERE {good}) FROM interactions").fetchall()
-    return close(connection, layout, "interactions", counts, chosen, max_rejected)
+    # Of files that are read again the bad rows are listed in the pass that counts them.
+    kept = count(connection, "events") if layout.is_text else None
+    return close(connection, layout, "interactions", kept, chosen, max_rejected)
 
 
 def judge_table(
@@ -93,12 +90,11 @@ def judge_table(
     )
     run(
         connection,
-        f"""CREATE TABLE {table}_kept AS SELECT _key AS {key}{", " + shown if shown else ""} FROM judged_{table}
+        f"""CREATE TEMP TABLE {table}_kept AS SELECT _key AS {key}{", " + shown if shown else ""} FROM judged_{table}
             WHERE _reason IS NULL""",
         f"checking {table}",
     )
-    counts = count(connection, table), count(connection, f"{table}_kept")
-    return close(connection, layout, table, counts, names, max_rejected)
+    return close(connection, layout, table, count(connection, f"{table}_kept"), names, max_rejected)
 
 
 def _identifier(column: str, kind: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltrec_jax.data import columns, ranges, relations, settle
+from ltrec_jax.data import columns, ranges, relations, settle, whole_ids
 from ltrec_jax.data.engines import DuckEngine
 from ltrec_jax.data.prepare_options import PrepareOptions
 from ltrec_jax.errors import UserError
@@ -64,12 +64,29 @@ def both(raw: dict[str, np.ndarray], options: PrepareOptions, folder) -> list[tu
     return found
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
-def test_arrays_and_relations_give_the_same(options, tmp_path, monkeypatch):
+KINDS = {
+    "both whole": (lambda user: user, lambda item: item),
+    "users whole": (lambda user: user, lambda item: item << 32),
+    "items whole": (lambda user: np.array([f"u{n}" for n in user]), lambda item: item),
+    "neither": (lambda user: user << 40, lambda item: item.astype(str)),
+}
+
+
+WHOLE, *OTHERS = KINDS
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [*itertools.product([WHOLE], OPTIONS), *itertools.product(OTHERS, [OPTIONS[1], OPTIONS[4]])]
+)
+def test_arrays_and_relations_give_the_same(kind, options, tmp_path, monkeypatch):
     # Several ranges, and several batches.
     monkeypatch.setattr(ranges, "_ROWS", 300)
     monkeypatch.setattr(ranges, "_BATCH", 700)
-    relational, arrays = both(events(2_500), dataclasses.replace(options, threads=2), tmp_path)
+    monkeypatch.setattr(whole_ids, "_BATCH", 700)
+    raw = events(2_500)
+    for key, change in zip(relations.CODE_OF, KINDS[kind], strict=True):
+        raw[key] = change(raw[key])
+    relational, arrays = both(raw, dataclasses.replace(options, threads=2), tmp_path)
     assert arrays == relational
     if options.min_item_interactions < 1_000:
         assert arrays[0]["interactions"] > 0
@@ -122,3 +139,26 @@ def test_what_fails_in_the_middle_of_a_stream_is_one_clear_line():
         table = engine.table("t")
         with pytest.raises(UserError, match=r"^coding failed: Conversion Error: .*'x'.*"):
             list(engine.stream(table.mutate(b=table.a.cast("int64")), 100, "coding"))
+
+
+LOWEST = -(2**63)
+IDS = st.one_of(st.integers(-20, 20), st.integers(-2_000, 2_000), st.integers(LOWEST, 2**63 - 1))
+FEW_IDS = st.one_of(st.lists(IDS, max_size=8), st.lists(st.integers(LOWEST, LOWEST + 2_000), max_size=8))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(FEW_IDS, max_size=8), st.integers(1, 5_000))
+def test_a_tally_counts_and_codes_ids_unless_they_are_too_far_apart(batches, widest):
+    tally, every = whole_ids.Tally(widest), []
+    for batch in batches:
+        counted = tally.add(np.array(batch, np.int64))
+        assert counted == (not batch or max(every + batch) - min(every + batch) < widest)
+        if not counted:
+            return
+        every += batch
+    ids, events = np.unique(np.array(every, np.int64), return_counts=True)
+    found = tally.counted()
+    assert found["id"].tolist() == ids.tolist()
+    assert found["events"].tolist() == events.tolist()
+    tally.become_codes(ids, np.arange(len(ids), dtype=np.int32))
+    assert ids[tally.codes(np.array(every, np.int64))].tolist() == every
