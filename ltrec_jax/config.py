@@ -16,7 +16,7 @@ from ltrec_jax.errors import UserError, unknown_name
 
 Precision = Literal["float32", "bfloat16"]
 ParallelMode = Literal["auto", "jit", "pmap", "shard_map"]
-ColdItems = Literal["anchor", "neighbours", "ridge", "kernel_ridge"]
+ColdItems = Literal["anchor", "neighbours", "ridge", "kernel_ridge", "text_map"]
 Steps = Literal["gradient", "solve", "solve_tune_solve"]
 TuneOn = Literal["items", "pairs"]
 Goal = Literal["explicit", "whole_data"]
@@ -128,8 +128,8 @@ class WholeDataConfig:
     l2: Annotated[float, Doc("lambda per (weighted) event of |p_u|^2 and of |q_i - x_i|^2")] = 0.03
     propensity_power: Annotated[float, Doc("rho: positives of an item weigh n_i^-rho; 0: all alike")] = 0.15
     alternations: Annotated[int, Doc("times that users, then items, are solved")] = 6
-    cold: Annotated[ColdItems, Doc("what a never-seen item adds to its text: see solve.cold_start")] = "ridge"
-    cold_l2: Annotated[float, Doc("lambda of that ridge")] = 20.0
+    cold: Annotated[ColdItems, Doc("where a never-seen item's vector comes from: see solve.cold_start")] = "text_map"
+    cold_l2: Annotated[float, Doc("lambda of that ridge or map")] = 300.0
     neighbours: Annotated[int, Doc("texts that a cold item takes from, with cold = neighbours")] = 30
     temperature: Annotated[float, Doc("of the softmax over their cosines")] = 0.2
 

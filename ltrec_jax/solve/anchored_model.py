@@ -98,6 +98,9 @@ def with_cold_items(
     if settings.cold == "ridge":
         residual_map = cold_start.ridge_map(z_WxE, residual_WxD, counts_W, l2=settings.cold_l2)
         projection_ExD = (projection_ExD + residual_map).astype(projection_ExD.dtype)
+    if settings.cold == "text_map":
+        whole_map = cold_start.ridge_map(z_WxE, item_vectors[warm], counts_W, l2=settings.cold_l2)
+        projection_ExD = whole_map.astype(projection_ExD.dtype)
     found = np.array(item_vectors)
     found[cold] = z_CxE @ projection_ExD
     if settings.cold == "neighbours":

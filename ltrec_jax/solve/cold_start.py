@@ -1,8 +1,11 @@
 """What items without training events take from the warm ones beside their own text, and the two dials of inference.
 
-A cold item is its anchor x_c plus a guess at the residual v = q - x that behaviour would add, learnt from warm items:
-from its nearest texts, or by ridge regression from text to residual. z are unit text directions throughout, so that
-<z_c, z_j> is a cosine.
+`whole_data.cold` names the ways. "anchor": the anchor x_c alone. "neighbours", "ridge", "kernel_ridge": x_c plus a guess
+at the residual v = q - x that behaviour would add, learnt from warm items: from its nearest texts, or by ridge
+regression from text to residual. "text_map": the ridge regression from text to the whole vector q, without the anchor.
+After fine-tuning only the last gains: the encoder has learnt the warm items' residuals, so that what is left of them
+says little of a new item, while a map with a large penalty asks the tuned texts alone. z are unit text directions
+throughout, so that <z_c, z_j> is a cosine.
 Out of scope: the solve that gives v (`anchored_als`), choosing among these (a validation part with cold items).
 """
 
@@ -48,7 +51,7 @@ def neighbour_residuals(
 
 
 def ridge_map(z_WxE: np.ndarray, residual_WxD: np.ndarray, counts_W: np.ndarray, *, l2: float) -> np.ndarray:
-    """The matrix M [E, D] of the guess v_c = M^T z_c, by weighted ridge regression over the warm items:
+    """The matrix M [E, D] of the guess v_c = M^T z_c (or q_c), by weighted ridge regression over the warm items:
 
         minimise  sum_j a_j |v_j - M^T z_j|^2 + l2 |M|^2        a_j = sqrt(n_j) / mean sqrt(n)
 

@@ -71,8 +71,8 @@ OWN_SPACES: Mapping[str, Space] = {
         "whole_data.unobserved_weight": Real(0.02, 0.5),
         "whole_data.l2": Real(0.003, 0.3),
         "whole_data.propensity_power": Real(0.0, 0.5, log=False),
-        "whole_data.cold": OneOf(("ridge", "kernel_ridge", "neighbours")),
-        "whole_data.cold_l2": Real(1.0, 100.0),
+        "whole_data.cold": OneOf(("text_map", "ridge", "kernel_ridge", "neighbours")),
+        "whole_data.cold_l2": Real(3.0, 1000.0),
     },
 }
 """Of our own models, by the names of settings of the configuration."""

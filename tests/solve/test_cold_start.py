@@ -68,7 +68,7 @@ def test_dials_scale_warm_by_count_and_cold_by_gain():
     )
 
 
-@pytest.mark.parametrize("cold", ["anchor", "neighbours", "ridge", "kernel_ridge"])
+@pytest.mark.parametrize("cold", ["anchor", "neighbours", "ridge", "kernel_ridge", "text_map"])
 def test_warm_items_stay_and_cold_items_get_what_was_chosen(items, cold):
     z = np.concatenate(items[:2])
     counts = np.concatenate([np.zeros(3, int), items[3]])
@@ -79,4 +79,4 @@ def test_warm_items_stay_and_cold_items_get_what_was_chosen(items, cold):
     found, projection = anchored_model.with_cold_items(anchors, vectors, counts, settings)
     np.testing.assert_array_equal(found[3:], vectors[3:])
     assert (cold == "anchor") == np.allclose(found[:3], 0.4 * z[:3])
-    assert (cold in ("anchor", "ridge")) == np.allclose(found[:3], z[:3] @ projection)
+    assert (cold in ("anchor", "ridge", "text_map")) == np.allclose(found[:3], z[:3] @ projection)
