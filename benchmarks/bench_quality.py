@@ -18,6 +18,7 @@ from ltrec_jax import storage
 PROTOCOLS: Mapping[str, Callable[[bool], Outcome]] = {
     "ml100k_top_n": quality_top_n.movielens_100k,
     "ml1m_top_n": quality_top_n.movielens_1m,
+    "mt_top_n": quality_top_n.movietweetings,
     "ml100k_ratings": quality_ratings.movielens_100k,
     "ml1m_ratings": quality_ratings.movielens_1m,
     "mt_ratings": quality_ratings.movietweetings,

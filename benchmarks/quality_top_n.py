@@ -1,102 +1,153 @@
-"""Top-N protocols: ratings of at least 4, a fifth of the items cold, 80/20 per user; nDCG@20 on warm, tail and cold.
+"""Top-N protocols: likes only, some items cold; nDCG@20 on warm, tail and cold items, beside tuned baselines.
 
-Warm and tail targets are ranked among warm items, cold ones among cold. Settings are chosen once (`choose`), on the
-training parts cut again in the same way; the final models learn from the whole training parts and are scored once.
+Warm and tail targets are ranked among warm items, cold ones among cold. Ours is the library's own schedule (solve,
+fine-tune, solve), and the same without fine-tuning. Settings are chosen with `choose`, on the training parts cut again
+in the same way; the final models learn from the whole training parts and are scored once.
 """
 
 import dataclasses
-import itertools
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from quality import TUNED, Outcome, item_texts_of, likes_only, texts_of, validation_as_test
+from quality import ENCODER, TUNED, Outcome, item_texts_of, likes_only, validation_as_test
 
 from ltrec_jax.baselines import registry
 from ltrec_jax.baselines.item_texts import ItemTexts
 from ltrec_jax.baselines.training import training
-from ltrec_jax.config import WholeDataConfig
-from ltrec_jax.data import sources, splits
+from ltrec_jax.config import Config, EncoderSection, ScheduleConfig, WholeDataConfig
+from ltrec_jax.data import columns, sources, splits
 from ltrec_jax.data.dataset import Dataset, Split
 from ltrec_jax.data.popularity import popularity
 from ltrec_jax.evaluation import report
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.solve import anchored_model, cold_start
+from ltrec_jax.train import schedule
+from ltrec_jax.train.problem import load_problem
+from ltrec_jax.train.tracking import Nowhere
 from ltrec_jax.types import Recommender
 
-OURS = "anchored"
+OURS, FROZEN, TURNED = "ours", "ours, encoder frozen", "ours, tail dial"
 K = 20
 SUM = "sum"
 PARTS = {"warm": "warm among warm", "tail": "tail among warm", "cold": "cold among cold", SUM: SUM}
-BETA = 0.1
-SETTINGS = {
-    "movielens-100k": WholeDataConfig(),
-    "movielens-1m": WholeDataConfig(alternations=3),
-}
-"""Chosen by `choose` on validation."""
-BASELINES = ("popularity", "itemknn", "ease", "ease-text", "ials", "bpr", "text-knn", "tfidf-knn")
-Fit = Callable[[Split, np.ndarray], Recommender]
+KNN = "text-knn"
+BEHAVIOUR = ("ials", "ease", "ease-text", "itemknn")
+"""Whose best figure the gains on warm and tail items are over."""
+OF_COLD = ("ials", "ease-text", KNN)
+"""The same on cold items (iALS with its ridge map from texts)."""
+BASELINES = ("popularity", *BEHAVIOUR, "bpr", KNN, "tfidf-knn")
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranker(Vectors):
-    """Vectors whose scores are no ratings."""
+class Protocol:
+    """A dataset, its cut into training and test part for a seed, and our settings, chosen by `choose` on validation.
 
-    predicts_ratings = False
+    `tail_power`: the place of the tail dial (beta) that goes into the table beside 0.
+    """
 
-
-def anchored(settings: WholeDataConfig, *, tail_power: float = 0.0, shuffle: bool = False) -> Fit:
-    """Our model: fits a split on text vectors [I, E]. `shuffle`: the control whose texts belong to other items."""
-
-    def fit(split: Split, features_IxE: np.ndarray) -> Recommender:
-        if shuffle:
-            features_IxE = np.random.default_rng(0).permutation(features_IxE)
-        train, num_users = split.train, split.dataset.num_users
-        anchors = anchored_model.text_anchors(features_IxE, settings)
-        model = anchored_model.fit(train.user, train.item, anchors, num_users=num_users, settings=settings)
-        counts = np.bincount(train.item, minlength=len(features_IxE))
-        items = cold_start.dialled(model.item_vectors, counts, tail_power=tail_power, cold_gain=1.0)
-        none = np.zeros(num_users, np.float32), np.zeros(len(items), np.float32)
-        return Ranker(0.0, model.user_vectors, none[0], items, none[1])
-
-    return fit
+    short: str
+    dataset: str
+    likes_from: float
+    cut: Callable[[Dataset, int], Split]
+    seeds: tuple[int, ...]
+    schedule: ScheduleConfig
+    whole_data: WholeDataConfig
+    tail_power: float
 
 
-def models_of(name: str) -> dict[str, Fit]:
-    """Ours, its control and dial, and what it is compared with."""
-    settings = SETTINGS[name]
-    return {
-        OURS: anchored(settings),
-        f"{OURS}, beta {BETA}": anchored(settings, tail_power=BETA),
-        f"{OURS}, shuffled texts": anchored(settings, shuffle=True),
-        **{baseline: tuned(baseline, name) for baseline in BASELINES},
-    }
+def _random_cold_items(dataset: Dataset, seed: int) -> Split:
+    return splits.cold_items(dataset, share=0.2, test=0.2, validation=0.0, seed=seed, per_user=True)
 
 
-def tuned(baseline: str, name: str) -> Fit:
-    """A baseline with the settings that `tune_baselines.py` found on this dataset (else its default ones)."""
-    path = TUNED / f"{name}.toml"
-    settings = registry.read_settings(path).get(baseline) if path.is_file() else None
+def _later(dataset: Dataset, seed: int) -> Split:
+    return splits.temporal_cold_items(dataset, test=0.2, validation=0.0, seed=seed)
 
-    def fit(split: Split, features_IxE: np.ndarray) -> Recommender:
-        texts = ItemTexts(lambda: features_IxE, lambda: item_texts_of(split.dataset).word_vectors)
-        return registry.fit(baseline, training(split, 4.0, texts), settings)
 
-    return fit
+_TUNED = ScheduleConfig(steps="solve_tune_solve", goal="whole_data")
+PROTOCOLS = {
+    "movielens-100k": Protocol(
+        "ml100k", "movielens-100k", 4.0, _random_cold_items, (0, 1, 2), _TUNED, WholeDataConfig(), 0.2
+    ),
+    "movielens-1m": Protocol(
+        "ml1m", "movielens-1m", 4.0, _random_cold_items, (0, 1, 2), _TUNED, WholeDataConfig(alternations=3), 0.2
+    ),
+    "movietweetings-100k": Protocol(
+        "mt_top_n", "movietweetings-100k", 8.0, _later, (0,), _TUNED, WholeDataConfig(alternations=3), 0.2
+    ),
+}
+Models = dict[str, Recommender]
+Fit = Callable[[Protocol, Split, ItemTexts], Models]
+"""Fits a split; one fit may give several models (before and after fine-tuning)."""
 
 
 def movielens_100k(quick: bool) -> Outcome:
-    return _protocol("movielens-100k", "ml100k", quick)
+    return _outcome(PROTOCOLS["movielens-100k"], quick)
 
 
 def movielens_1m(quick: bool) -> Outcome:
-    return _protocol("movielens-1m", "ml1m", quick)
+    return _outcome(PROTOCOLS["movielens-1m"], quick)
+
+
+def movietweetings(quick: bool) -> Outcome:
+    return _outcome(PROTOCOLS["movietweetings-100k"], quick)
+
+
+def ours(protocol: Protocol, split: Split, texts: ItemTexts) -> Models:
+    """The schedule, its first solve (the arm without fine-tuning), and its last one with the tail dial turned."""
+    config = Config(
+        refit=False,
+        encoder=EncoderSection(ENCODER),
+        schedule=protocol.schedule,
+        whole_data=protocol.whole_data,
+        evaluation=dataclasses.replace(Config().evaluation, positive_rating=protocol.likes_from),
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        found = schedule.run(load_problem(split, config), Path(directory), Nowhere())
+    vectors, frozen = found.solved.vectors, found.frozen_text
+    models: Models = {OURS: vectors, TURNED: _turned(vectors, found.solved.counts, protocol.tail_power)}
+    return models if frozen is None else models | {FROZEN: frozen}
+
+
+def shuffled(protocol: Protocol, split: Split, texts: ItemTexts) -> Models:
+    """The control: every item has the text of another. Encoder frozen, to be held against FROZEN."""
+    columns_of_text = split.dataset.items.drop(columns=columns.ITEM_ID)
+    moved = columns_of_text.sample(frac=1.0, random_state=0, ignore_index=True)
+    items = split.dataset.items[[columns.ITEM_ID]].join(moved)
+    dataset = dataclasses.replace(split.dataset, items=items)
+    frozen = dataclasses.replace(protocol, schedule=dataclasses.replace(protocol.schedule, steps="solve"))
+    return {"ours, frozen, shuffled texts": ours(frozen, dataclasses.replace(split, dataset=dataset), texts)[OURS]}
+
+
+def by_words(protocol: Protocol, split: Split, texts: ItemTexts) -> Models:
+    """The control: TF-IDF in the place of the language model. To be held against FROZEN."""
+    settings, train, num_users = protocol.whole_data, split.train, split.dataset.num_users
+    anchors = anchored_model.text_anchors(texts.word_vectors, settings)
+    model = anchored_model.fit(train.user, train.item, anchors, num_users=num_users, settings=settings)
+    zeros_U, zeros_I = np.zeros(num_users, np.float32), np.zeros(split.dataset.num_items, np.float32)
+    found = Vectors(0.0, model.user_vectors, zeros_U, model.item_vectors, zeros_I, predicts_ratings=False)
+    return {"ours, frozen, TF-IDF": found}
+
+
+def baseline(name: str) -> Fit:
+    """A baseline with the settings that `tune_baselines.py` found on this dataset (else its default ones)."""
+
+    def fit(protocol: Protocol, split: Split, texts: ItemTexts) -> Models:
+        path = TUNED / f"{protocol.dataset}.toml"
+        settings = registry.read_settings(path).get(name) if path.is_file() else None
+        return {name: registry.fit(name, training(split, protocol.likes_from, texts), settings)}
+
+    return fit
 
 
 def split_of(name: str, seed: int) -> Split:
     """One of the protocol's splits: everything that is not test may be learnt from."""
-    return _cut(likes_only(sources.load(name), 4.0), seed)
+    protocol = PROTOCOLS[name]
+    return protocol.cut(likes_only(sources.load(protocol.dataset), protocol.likes_from), seed)
 
 
 def validation_split(name: str, seed: int) -> Split:
@@ -105,20 +156,32 @@ def validation_split(name: str, seed: int) -> Split:
     Settings are chosen on it: nothing of the test is in either.
     """
     outer = split_of(name, seed)
-    inner = _cut(dataclasses.replace(outer.dataset, interactions=outer.train), seed)
+    inner = PROTOCOLS[name].cut(dataclasses.replace(outer.dataset, interactions=outer.train), seed)
     rows = outer.train_rows
     return dataclasses.replace(outer, train_rows=rows[inner.train_rows], validation_rows=rows[inner.test_rows])
 
 
-def _cut(dataset: Dataset, seed: int) -> Split:
-    return splits.cold_items(dataset, share=0.2, test=0.2, validation=0.0, seed=seed, per_user=True)
+def choose(
+    name: str, variants: Mapping[str, Protocol], seeds: Sequence[int] = (0,), fit: Fit = ours
+) -> dict[str, dict[str, float]]:
+    """Figures of variants of a protocol's settings on validation: where settings are chosen. No test is touched."""
+    texts = item_texts_of(sources.load(name))
+    found: dict[str, list[dict[str, float]]] = {}
+    for seed in seeds:
+        split = validation_as_test(validation_split(name, seed))
+        for title, variant in variants.items():
+            models = fit(variant, split, texts)
+            judged = figures(models, split, variant.likes_from)
+            for model in models:
+                found.setdefault(f"{title}: {model}", []).append(scores(judged, model))
+    return {title: _mean(each) for title, each in found.items()}
 
 
-def figures(models: Mapping[str, Recommender], split: Split) -> report.Report:
-    """The report of fitted models on a split's test part."""
+def figures(models: Mapping[str, Recommender], split: Split, likes_from: float) -> report.Report:
+    """The report of fitted models on a split's test part, the first of them against the others."""
     counts = popularity(split.train.item, split.dataset.num_items)
     return report.evaluate(
-        models, split, counts.masks(), counts.counts, primary=next(iter(models)), ks=(K,), positive_rating=4.0
+        models, split, counts.masks(), counts.counts, primary=next(iter(models)), ks=(K,), positive_rating=likes_from
     )
 
 
@@ -128,46 +191,87 @@ def scores(found: report.Report, name: str) -> dict[str, float]:
     return {short: groups[part][f"ndcg@{K}"].value or 0.0 for short, part in PARTS.items() if part in groups}
 
 
-def choose(name: str, trials: int = 10, seeds: tuple[int, ...] = (0,)) -> list[tuple[float, WholeDataConfig]]:
-    """Settings tried on validation, best first, by the sum of the three figures. The first trial is SETTINGS."""
-    features = texts_of(sources.load(name)).features_IxE
-    grid = itertools.product((0.3, 0.4, 0.6), (0.05, 0.1, 0.2), (0.01, 0.03, 0.06), (0.0, 0.15, 0.3))
-    drawn = np.random.default_rng(0).permutation(list(grid))[: trials - 1]
-    settings = [SETTINGS[name]] + [
-        dataclasses.replace(SETTINGS[name], anchor_scale=s, unobserved_weight=a, l2=l2, propensity_power=rho)
-        for s, a, l2, rho in drawn.tolist()
-    ]
-    asked = [validation_as_test(validation_split(name, seed)) for seed in seeds]
-    tried = []
-    for each in settings:
-        fit = anchored(each)
-        found = [scores(figures({OURS: fit(split, features)}, split), OURS) for split in asked]
-        means = {part: float(np.mean([one[part] for one in found])) for part in PARTS}
-        print(each, means, file=sys.stderr, flush=True)
-        tried.append((means[SUM], each))
-    return sorted(tried, key=lambda pair: -pair[0])
+def _turned(vectors: Vectors, counts_I: np.ndarray, tail_power: float) -> Vectors:
+    items = cold_start.dialled(vectors.item_vectors, counts_I, tail_power=tail_power, cold_gain=1.0)
+    return dataclasses.replace(vectors, item_vectors=items)
 
 
-def _protocol(name: str, short: str, quick: bool) -> Outcome:
-    features = texts_of(sources.load(name)).features_IxE
+def _outcome(protocol: Protocol, quick: bool) -> Outcome:
+    texts = item_texts_of(sources.load(protocol.dataset))
+    _ = texts.vectors, texts.word_vectors
+    fits: dict[str, Fit] = {"ours": ours, "shuffled": shuffled, "words": by_words}
+    fits |= {name: baseline(name) for name in BASELINES}
     found: dict[str, list[dict[str, float]]] = {}
+    compared: dict[str, list[dict[str, Any]]] = {}
     seconds: dict[str, list[float]] = {}
-    for seed in (0,) if quick else (0, 1, 2):
-        split = split_of(name, seed)
-        fitted = {}
-        for model, fit in models_of(name).items():
+    for seed in protocol.seeds[:1] if quick else protocol.seeds:
+        split = split_of(protocol.dataset, seed)
+        models: Models = {}
+        for name, fit in fits.items():
             began = time.perf_counter()
-            fitted[model] = fit(split, features)
-            seconds.setdefault(model, []).append(time.perf_counter() - began)
-        results = figures(fitted, split)
-        for model in fitted:
-            found.setdefault(model, []).append(scores(results, model))
-    means = {m: {part: float(np.mean([one[part] for one in each])) for part in PARTS} for m, each in found.items()}
-    table = tuple(
-        (f"{short} {model}", "  ".join(f"{part} {value:.4f}" for part, value in figure.items()))
+            models |= fit(protocol, split, texts)
+            seconds.setdefault(name, []).append(round(time.perf_counter() - began, 2))
+            print(f"{protocol.short}, seed {seed}: {name} in {seconds[name][-1]} s", file=sys.stderr, flush=True)
+        judged = figures(models, split, protocol.likes_from)
+        for model in models:
+            found.setdefault(model, []).append(scores(judged, model))
+        frozen_first = {FROZEN: models[FROZEN], **models}
+        for primary, results in ((OURS, judged), (FROZEN, figures(frozen_first, split, protocol.likes_from))):
+            compared.setdefault(primary, []).append(_differences(results))
+    means = {model: _mean(each) for model, each in found.items()}
+    details = {
+        "settings": {
+            "schedule": dataclasses.asdict(protocol.schedule),
+            "whole_data": dataclasses.asdict(protocol.whole_data),
+            "tail_power": protocol.tail_power,
+        },
+        "seeds": found,
+        "means": means,
+        "differences": compared,
+        "seconds": seconds,
+    }
+    rows = tuple(
+        (f"{protocol.short} {model}", "  ".join(f"{part} {value:.4f}" for part, value in figure.items()))
         for model, figure in means.items()
     )
-    headline = {f"{short}_{part}_ndcg": round(value, 4) for part, value in means[OURS].items()}
-    headline[f"{short}_solve_seconds"] = round(float(np.median(seconds[OURS])), 1)
-    details = {"settings": dataclasses.asdict(SETTINGS[name]), "seeds": found, "means": means, "seconds": seconds}
-    return Outcome(headline, details, table)
+    return Outcome(_headline(protocol, means, compared, seconds), details, rows)
+
+
+def _headline(
+    protocol: Protocol,
+    means: Mapping[str, Mapping[str, float]],
+    compared: Mapping[str, Sequence[Mapping[str, Any]]],
+    seconds: Mapping[str, Sequence[float]],
+) -> dict[str, float]:
+    """Gains over the best baseline of each part, the lowest end of all intervals that a claim hangs on, seconds."""
+    short, mine, frozen = protocol.short, means[OURS], means[FROZEN]
+    best = {part: max(means[name][part] for name in BEHAVIOUR) for part in ("warm", "tail")}
+    best["cold"] = max(means[name]["cold"] for name in OF_COLD)
+    strongest = max(BASELINES, key=lambda name: means[name][SUM])
+    turned, knn = means[TURNED], means[KNN]
+    headline = {f"{short}_{part}_gain": mine[part] / base - 1.0 for part, base in best.items() if base}
+    headline |= {
+        f"{short}_sum_gain_low": min(one[strongest][SUM]["ci95"][0] for one in compared[OURS]),
+        f"{short}_turned_tail_vs_knn": turned["tail"] / knn["tail"],
+        f"{short}_turned_warm_vs_knn": turned["warm"] / knn["warm"],
+        f"{short}_finetune_cold_gain": mine["cold"] / frozen["cold"] - 1.0,
+        f"{short}_finetune_cold_gain_low": min(one[FROZEN]["cold"]["ci95"][0] for one in compared[OURS]),
+        f"{short}_finetune_warm_gain": mine["warm"] / frozen["warm"] - 1.0,
+        f"{short}_ours_seconds": float(np.median(seconds["ours"])),
+    }
+    return {name: round(value, 4) for name, value in headline.items()}
+
+
+def _differences(found: report.Report) -> dict[str, dict[str, Any]]:
+    """Other model -> part -> difference in nDCG@20 with its paired interval."""
+    part_of = {long: short for short, long in PARTS.items()}
+    differences: dict[str, dict[str, Any]] = {}
+    for one in found.comparisons:
+        if one.metric == f"ndcg@{K}" and one.group in part_of:
+            figure = {"difference": one.difference, "ci95": one.ci95, "p_holm": one.p_holm}
+            differences.setdefault(one.against, {})[part_of[one.group]] = figure
+    return differences
+
+
+def _mean(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {part: float(np.mean([one[part] for one in figures])) for part in figures[0]}

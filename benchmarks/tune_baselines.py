@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ltrec_jax import storage
 from ltrec_jax.baselines import registry
-from ltrec_jax.config import Config
+from ltrec_jax.config import Config, EvaluationConfig
 from ltrec_jax.data import sources
 from ltrec_jax.errors import UserError
 from ltrec_jax.tuning.tune import trials_table, tune
@@ -23,16 +23,17 @@ from ltrec_jax.tuning.tune import trials_table, tune
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, choices=list(quality_top_n.SETTINGS))
+    parser.add_argument("--data", required=True, choices=list(quality_top_n.PROTOCOLS))
     parser.add_argument("--models", required=True, help="names with commas between them")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=None, help="no new trial of a model after so long")
     parser.add_argument("--study", type=Path, required=True, help="directory of the search")
     options = parser.parse_args()
     split = quality_top_n.validation_split(options.data, seed=0)
+    likes_from = quality_top_n.PROTOCOLS[options.data].likes_from
     found = tune(
         split,
-        Config(),
+        Config(evaluation=EvaluationConfig(positive_rating=likes_from)),
         options.models.split(","),
         options.study / options.data,
         trials=options.trials,
