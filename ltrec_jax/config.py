@@ -154,8 +154,10 @@ class BayesConfig:
 class ScheduleConfig:
     """What training is made of: exact solves around the fine-tuning of the encoder, or gradient alone."""
 
-    steps: Annotated[Steps, Doc("gradient (see [train]), solve (encoder frozen) or solve_tune_solve")] = "gradient"
-    goal: Annotated[Goal, Doc("of the solves: explicit (ratings) or whole_data (top-N lists)")] = "whole_data"
+    steps: Annotated[Steps, Doc("solve_tune_solve, solve (encoder frozen) or gradient (see [train])")] = (
+        "solve_tune_solve"
+    )
+    goal: Annotated[Goal, Doc("of the solves: explicit (ratings; [bayes]) or whole_data (top-N lists)")] = "explicit"
     tune_on: Annotated[TuneOn, Doc("solved item vectors (each text once an epoch), or pairs end to end")] = "items"
     trainable: Annotated[str, Doc("part of the encoder that learns between the solves, as train.trainable")] = "top:2"
     epochs: Annotated[int, Doc("of that fine-tuning")] = 8
@@ -181,7 +183,9 @@ class Config:
     """One experiment. Every field has a default: the quickstart's."""
 
     seed: Annotated[int, Doc("the one source of randomness")] = 0
-    refit: Annotated[bool, Doc("after choosing the epoch on validation, train again on train + validation")] = True
+    refit: Annotated[
+        bool, Doc("learn from validation too, once epochs are chosen on it (by gradient) or at once (solves)")
+    ] = True
     data: DataConfig = DataConfig()
     encoder: EncoderSection = EncoderSection()
     model: ModelConfig = ModelConfig()

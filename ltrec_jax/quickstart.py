@@ -1,5 +1,6 @@
-"""The main job on real data in one call: fetch, prepare, fine-tune, evaluate, recommend, and say what to do next."""
+"""The main job on real data in one call: fetch, prepare, train, evaluate, recommend, and say what to do next."""
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -16,10 +17,16 @@ from ltrec_jax.serve.service import Recommendation
 
 
 def quickstart(out: Path, config: Config | None = None) -> Path:
-    """Fine-tune MiniLM on MovieLens-100K (or what `config` names) into `out`; returns the path of the HTML report."""
-    config = config or Config()
+    """Train on MovieLens-100K (or what `config` names) into `out`; returns the path of the HTML report.
+
+    Where all ratings are alike (clicks), the schedule solves for top-N lists instead of for ratings.
+    """
+    config = _suited(config or Config())
     console, started = Console(stderr=False), time.perf_counter()
-    print(f"Fine-tuning {config.encoder.name} on {config.data.dataset} into {out}", file=sys.stderr)
+    print(
+        f"Solve for vectors, fine-tune {config.encoder.name}, solve again: on {config.data.dataset}, into {out}",
+        file=sys.stderr,
+    )
     experiment.train(config, out)
     report, examples = experiment.evaluate_run(out)
     print_report(report, console)
@@ -36,6 +43,13 @@ def quickstart(out: Path, config: Config | None = None) -> Path:
         soft_wrap=True,
     )
     return page
+
+
+def _suited(config: Config) -> Config:
+    ratings = experiment.load(config.data.dataset).interactions.rating
+    if len(ratings) and ratings.min() == ratings.max():
+        return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, goal="whole_data"))
+    return config
 
 
 def recommendations_table(user: str, found: list[Recommendation]) -> Table:

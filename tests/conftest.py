@@ -106,12 +106,13 @@ def small_split(small_dataset):
 
 @pytest.fixture(scope="session")
 def small_config(tiny_encoder):
-    """Settings under which a fit on the small dataset takes seconds."""
+    """Settings under which a fit by gradient on the small dataset takes seconds."""
     from ltrec_jax.config import from_dict
 
     return from_dict(
         {
             "refit": False,
+            "schedule": {"steps": "gradient"},
             "data": {"max_length": 16},
             "encoder": {"name": str(tiny_encoder), "precision": "float32"},
             "model": {"embedding_dim": 8, "embedding_dropout": 0.2},

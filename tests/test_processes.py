@@ -15,6 +15,7 @@ import pytest
 from ltrec_jax import config as configuration
 from ltrec_jax import processes
 from ltrec_jax.bundle import Bundle
+from ltrec_jax.config import BayesConfig, ScheduleConfig
 from ltrec_jax.errors import UserError
 
 
@@ -75,20 +76,20 @@ def world(tmp_path_factory, small_dataset, small_config):
     return place
 
 
-def start(world, out, *flags, devices=1):
+def start(world, out, *flags, devices=1, config="c.toml"):
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "JAX_NUM_CPU_DEVICES": str(devices),
         "LTREC_CACHE": str(world / "cache"),
     }
-    command = [sys.executable, "-m", "ltrec_jax.cli", "train", "--config", "c.toml", "--out", out, *flags]
+    command = [sys.executable, "-m", "ltrec_jax.cli", "train", "--config", config, "--out", out, *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=world, env=environment, **pipes)
 
 
-def start_two(world, out, *flags):
+def start_two(world, out, *flags, config="c.toml"):
     together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
-    return [start(world, out, *flags, *together, str(index)) for index in range(2)]
+    return [start(world, out, *flags, *together, str(index), config=config) for index in range(2)]
 
 
 def wait(started):
@@ -123,3 +124,18 @@ def test_two_processes_stop_resume_and_train_as_one_with_two_devices(world):
     codes, _, errors = wait(start_two(world, "two"))
     assert codes == [2, 2]
     assert all("two is not empty" in each for each in errors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("goal", ["explicit", "whole_data"])
+def test_two_processes_solve_tune_and_solve_as_one_with_two_devices(world, goal):
+    config = configuration.from_toml((world / "c.toml").read_text())
+    schedule = ScheduleConfig(goal=goal, trainable="top:1", epochs=2, batch_items=16)
+    config = dataclasses.replace(config, schedule=schedule, bayes=BayesConfig(factors=2, iterations=10))
+    (world / f"{goal}.toml").write_text(configuration.to_toml(config))
+    one = start(world, f"{goal}-one", devices=2, config=f"{goal}.toml")
+    codes, _, errors = wait([one, *start_two(world, f"{goal}-two", config=f"{goal}.toml")])
+    assert codes == [0, 0, 0], errors
+    ours, theirs = (Bundle.load(world / f"{goal}-{name}" / "bundle").vectors for name in ("two", "one"))
+    np.testing.assert_allclose(ours.user_vectors, theirs.user_vectors, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(ours.item_vectors, theirs.item_vectors, rtol=2e-3, atol=2e-4)

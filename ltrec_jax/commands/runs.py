@@ -42,17 +42,17 @@ class Quickstart:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Fine-tune by a configuration file, with flags over it.
+    """Train by a configuration file, with flags over it: solve for vectors, fine-tune the encoder, solve again.
 
     Every setting that --print-config shows is a flag too.
 
-    Example:  ltrec train --config mine.toml --out runs/mine --train.epochs 5 --seed 1
+    Example:  ltrec train --config mine.toml --out runs/mine --schedule.epochs 5 --seed 1
     """
 
     config: Annotated[Path | None, tyro.conf.arg(help="TOML file; absent settings take their defaults")] = None
     out: Annotated[Path, tyro.conf.arg(help="run directory to make")] = Path("runs/train")
     resume: Annotated[bool, tyro.conf.arg(help="go on from the newest checkpoint in --out")] = False
-    schedule: Annotated[Steps | None, tyro.conf.arg(help="short for --schedule.steps")] = None
+    schedule: Annotated[Steps | None, tyro.conf.arg(help="short for --schedule.steps; gradient: no solves")] = None
     print_config: Annotated[bool, tyro.conf.arg(help="write the configuration, commented, and stop")] = False
     plan: Annotated[bool, tyro.conf.arg(help="tell what the run will need in memory and time, and stop")] = False
     profile: Annotated[int, tyro.conf.arg(help="trace so many steps, after those that compile, into OUT/profile")] = 0

@@ -92,7 +92,7 @@ def make_blocks(
     order_R = np.zeros(num_rows, np.int32)
     real = where_P < num_rows
     order_R[where_P[real]] = np.flatnonzero(real)
-    devices = [Block(*(_by_device(part, spread.count) for part in block)) for block in blocks]
+    devices = [Block(*(_by_device(part, spread.count)[spread.share] for part in block)) for block in blocks]
     return Blocks(tuple(spread.shard(block) for block in devices), spread.replicate(order_R), spread)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning from end to end: a split and a config in, a run directory and its deployable bundle out."""
+"""Training from end to end: a split and a config in, a run directory and its deployable bundle out."""
 
 import contextlib
 import tempfile
@@ -27,20 +27,22 @@ from ltrec_jax.types import MetricWriter, PyTree
 REFIT = "refit "
 """Before the name of a phase in the metrics: the final fit on training and validation together."""
 FROZEN_TEXT = "frozen_text.safetensors"
-"""In a run directory: the vectors after the head phase, before the encoder learnt anything."""
+"""In a run directory: the vectors before the encoder learnt anything (of the first solve, or of the head phase)."""
 
 
 def fit(
     split: Split, config: Config | None = None, out: Path | None = None, *, resume: bool = False, profile: int = 0
 ) -> Bundle:
-    """Fine-tune on the split's training part, choose epochs on its validation part, return the bundle.
+    """Train on the split's training part as `config.schedule` says, and return the bundle.
 
     With `out` the run directory is kept: `config.toml`, `metrics.jsonl`, `checkpoints/`, `bundle/` and the frozen-text
     vectors. `resume` goes on from its newest checkpoints and ends with the same bits as an uninterrupted run; a
-    directory made with another configuration is refused. With `config.refit`, what validation chose is trained once
-    more on training and validation together. `profile` traces so many steps of the last phase into `profile/`.
+    directory made with another configuration is refused. Gradient training chooses epochs on the validation part; with
+    `config.refit` it is repeated so on training and validation together. A schedule of solves chooses nothing: with
+    `config.refit` it learns from both at once. `profile` traces so many steps of the last phase into `profile/`.
     """
     config = config or Config()
+    _refuse_what_has_no_effect(config, profile)
     if out is None:
         if processes.number() > 1:
             raise UserError("Several processes share one run directory: name it (out).")
@@ -53,22 +55,37 @@ def fit(
     problem = load_problem(split, config)
     first = processes.is_first()
     writer = open_writer(out, config.train.track, configuration.to_dict(config)) if first else Nowhere()
+    trace = (out / "profile", profile if first else 0)
     with contextlib.closing(writer):
         if config.schedule.steps == "gradient":
-            bundle, frozen_text = _by_gradient(problem, out, writer, (out / "profile", profile if first else 0))
+            bundle, frozen_text = _by_gradient(problem, out, writer, trace)
         else:
-            bundle, frozen_text = _by_schedule(problem, out, writer)
+            bundle, frozen_text = _by_schedule(problem, out, writer, trace)
     if frozen_text is not None:
         processes.first_does(lambda: save_vectors(frozen_text, out / FROZEN_TEXT))
     processes.first_does(lambda: bundle.save(out / "bundle", replace=True))
     return bundle
 
 
-def _by_schedule(problem: Problem, out: Path, writer: MetricWriter) -> tuple[Bundle, Vectors | None]:
+def _refuse_what_has_no_effect(config: Config, profile: int) -> None:
+    asked = config.schedule
+    if profile and asked.steps == "solve":
+        raise UserError("A profile traces steps of training, and the schedule solve has none: take another.")
+    pairs = asked.steps == "gradient" or (asked.steps, asked.tune_on) == ("solve_tune_solve", "pairs")
+    if not config.train.predicts_ratings and not pairs:
+        raise UserError(
+            f"Setting train.objective {config.train.objective} is for training on pairs by gradient: add --schedule "
+            "gradient, or --schedule.tune-on pairs."
+        )
+
+
+def _by_schedule(
+    problem: Problem, out: Path, writer: MetricWriter, trace: tuple[Path, int]
+) -> tuple[Bundle, Vectors | None]:
     """Solves around fine-tuning choose nothing on validation: under `refit` it is learnt from at once."""
     if problem.config.refit:
         problem = problem.on(problem.split.with_validation_in_train())
-    found = schedule.run(problem, out / "checkpoints" / "schedule", writer)
+    found = schedule.run(problem, out / "checkpoints" / "schedule", writer, trace=trace)
     solved, params = found.solved, {"encoder": found.params, "head": dict(found.solved.head)}
     return _bundle(problem, solved.vectors, params, found.features_IxE, solved.prior), found.frozen_text
 

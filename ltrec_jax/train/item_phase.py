@@ -8,26 +8,29 @@ costs an epoch of the catalogue's texts instead of one of the interactions'. Out
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltrec_jax.config import Config
 from ltrec_jax.data.dataset import Interactions
 from ltrec_jax.solve.anchored_model import Anchors, text_anchors
 from ltrec_jax.train import phases, sparse_table
 from ltrec_jax.train.batches import Batch, BatchSource
 from ltrec_jax.train.checkpoint import Checkpoints
+from ltrec_jax.train.cost import encoder_flops, matmul_peak
 from ltrec_jax.train.layer_cache import HiddenStates
 from ltrec_jax.train.loop import Phase, run_phase
-from ltrec_jax.train.meter import Figures
+from ltrec_jax.train.meter import Figures, Work
 from ltrec_jax.train.optimizer import rate_at
 from ltrec_jax.train.pair_loss import PooledTexts
+from ltrec_jax.train.phases import Prepared
 from ltrec_jax.train.problem import Problem
-from ltrec_jax.train.state import WORDS, full_params, without
+from ltrec_jax.train.profiling import profiled
+from ltrec_jax.train.state import WORDS, TrainState, full_params, without
 from ltrec_jax.train.step import Loss
-from ltrec_jax.types import MetricWriter, PyTree
+from ltrec_jax.types import Array, MetricWriter, PyTree
 
 ITEMS = "items"
 _STREAM = 4
@@ -49,23 +52,13 @@ class Tuned:
     anchors: Anchors
 
 
-def tune(
-    problem: Problem,
-    anchors: Anchors,
-    item_vectors_IxD: np.ndarray,
-    counts_I: np.ndarray,
-    checkpoints: Checkpoints,
-    writer: MetricWriter,
-    *,
-    label: str = "",
-) -> Tuned:
-    """Learn `schedule.epochs` epochs, from the loaded encoder and the given projection, towards warm item vectors.
+def prepare(problem: Problem, anchors: Anchors, item_vectors_IxD: np.ndarray, counts_I: np.ndarray) -> Prepared:
+    """`schedule.epochs` epochs from the loaded encoder and the given projection on, towards warm item vectors.
 
     `item_vectors_IxD` are the solved ones, `counts_I` the training events of each item: those with none are left out.
-    A linear map next to the projection learns with the encoder, from 0 on; the centre stays. Resumes from
-    `checkpoints`.
+    A linear map next to the projection learns with the encoder, from 0 on; the centre stays.
     """
-    problem = dataclasses.replace(problem, config=_train_settings(problem.config))
+    problem = learning(problem)
     train, epochs = problem.config.train, problem.config.schedule.epochs
     hidden = problem.hidden_states()
     source = _warm_items(problem, hidden, counts_I)
@@ -85,25 +78,61 @@ def tune(
         params = without(params, WORDS)
     loss = item_loss(phases.encode_slots(problem, hidden))
     state, step = phases.state_and_step(problem, train, params, tables, loss, source, epochs)
+
+    def pooled(state: TrainState, items: np.ndarray) -> Array:
+        return phases.encoded_items(problem, hidden, full_params(problem.spread.local(state))["encoder"], items)
+
     rate = rate_at(train.learning_rate, train, max(epochs * source.steps_per_epoch, 1))
+    flops = encoder_flops(problem.encoder.config, source.lengths_per_epoch, train.trainable, cached=hidden is not None)
+    work = Work(flops, lambda: matmul_peak(problem.config.encoder.precision, problem.spread.count))
+    phase = Phase(ITEMS, epochs, 0, train.log_every, DISTANCE, train.save_minutes, rate, work)
+    return Prepared(phase, state, step, source, pooled)
+
+
+def tune(
+    problem: Problem,
+    anchors: Anchors,
+    item_vectors_IxD: np.ndarray,
+    counts_I: np.ndarray,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+    *,
+    trace: tuple[Path, int] | None = None,
+) -> Tuned:
+    """Run the phase (arguments as `prepare`), resuming from `checkpoints`; `trace` as in `phases.run`."""
+    prepared = prepare(problem, anchors, item_vectors_IxD, counts_I)
     key = jax.random.fold_in(jax.random.key(problem.config.seed), _STREAM)
-    outcome = run_phase(
-        Phase(label + ITEMS, epochs, 0, train.log_every, DISTANCE, train.save_minutes, rate),
-        state,
-        step=step,
-        source=source,
-        parallel=problem.spread,
-        key=problem.spread.replicate(key),
-        evaluate=None,
-        checkpoints=checkpoints,
-        writer=writer,
-    )
+    with profiled(prepared.step, *(trace or (Path(), 0))) as step:
+        outcome = run_phase(
+            prepared.phase,
+            prepared.state,
+            step=step,
+            source=prepared.source,
+            parallel=problem.spread,
+            key=problem.spread.replicate(key),
+            evaluate=None,
+            checkpoints=checkpoints,
+            writer=writer,
+        )
     found = jax.tree.map(np.asarray, full_params(problem.spread.local(outcome.state)))
-    features = phases.encoded_items(problem, hidden, found["encoder"], np.arange(problem.dataset.num_items))
+    features = np.asarray(prepared.pooled(outcome.state, np.arange(problem.dataset.num_items)))
     projection = found["head"]["start"] + found["head"]["projection"]
     settings = problem.config.whole_data
     moved = text_anchors(features, settings, center_E=anchors.center_E, projection_ExD=projection)
     return Tuned(found["encoder"], features, moved)
+
+
+def learning(problem: Problem) -> Problem:
+    """The problem with the settings of `[schedule]` where those of gradient training are read."""
+    schedule = problem.config.schedule
+    train = dataclasses.replace(
+        problem.config.train,
+        trainable=schedule.trainable,
+        learning_rate=schedule.learning_rate,
+        head_learning_rate=schedule.head_learning_rate,
+        head_weight_decay=problem.config.train.weight_decay,
+    )
+    return dataclasses.replace(problem, config=dataclasses.replace(problem.config, train=train))
 
 
 def item_loss(pooled_texts: PooledTexts) -> Loss:
@@ -123,18 +152,6 @@ def item_loss(pooled_texts: PooledTexts) -> Loss:
         return total, {"squared_distance": total}
 
     return loss
-
-
-def _train_settings(config: Config) -> Config:
-    schedule = config.schedule
-    train = dataclasses.replace(
-        config.train,
-        trainable=schedule.trainable,
-        learning_rate=schedule.learning_rate,
-        head_learning_rate=schedule.head_learning_rate,
-        head_weight_decay=config.train.weight_decay,
-    )
-    return dataclasses.replace(config, train=train)
 
 
 def _warm_items(problem: Problem, hidden: HiddenStates | None, counts_I: np.ndarray) -> BatchSource:

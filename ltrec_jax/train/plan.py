@@ -13,7 +13,8 @@ import numpy as np
 
 from ltrec_jax.config import Config, Precision
 from ltrec_jax.data.dataset import Split
-from ltrec_jax.train import layer_cache, phases
+from ltrec_jax.solve.anchored_model import Anchors
+from ltrec_jax.train import item_phase, layer_cache, phases, schedule, solves
 from ltrec_jax.train.cost import matmul_peak
 from ltrec_jax.train.phases import Prepared
 from ltrec_jax.train.problem import Problem, load_problem
@@ -46,13 +47,15 @@ class PhasePlan:
 class Plan:
     """`parameters` of encoder, head and tables together; `peak`: measured operations per second; the phases in order.
 
-    `cache_bytes`: hidden states below the layers that learn, on disk; 0 where none are kept.
+    `cache_bytes`: hidden states below the layers that learn, on disk; 0 where none are kept. `solves`: exact solves
+    before and after the phases, which are no part of them.
     """
 
     parameters: int
     cache_bytes: int
     peak: float
     usual_share: float
+    solves: int
     phases: tuple[PhasePlan, ...]
 
     def seconds(self, phase: PhasePlan) -> float:
@@ -62,25 +65,49 @@ class Plan:
 
 def make_plan(split: Split, config: Config) -> Plan:
     """The plan of `fit(split, config)` (its first fit; a refit takes as long again at most)."""
-    problem = load_problem(split, config, dry=True)
-    train = config.train
+    problem, steps = load_problem(split, config, dry=True), config.schedule.steps
+    if steps == "gradient":
+        learning, wanted = problem, _gradient(problem)
+    elif steps == "solve" or config.schedule.epochs == 0:
+        learning, wanted = problem, []
+    elif config.schedule.tune_on == "pairs":
+        learning = schedule.on_pairs(problem)
+        wanted = _gradient(learning)
+    else:
+        learning, wanted = item_phase.learning(problem), [lambda: _item_phase(problem)]
+    encoder = sum(leaf.size for leaf in jax.tree.leaves(problem.encoder.params))
+    width = config.model.embedding_dim if steps == "gradient" else solves.width(problem)
+    head = problem.encoder.config.hidden_size * (width + 1)
+    tables = (problem.dataset.num_users + problem.dataset.num_items) * (width + 1)
+    precision = config.encoder.precision
+    return Plan(
+        parameters=encoder + head + tables,
+        cache_bytes=_cache_bytes(learning) if wanted else 0,
+        peak=matmul_peak(precision, problem.spread.count),
+        usual_share=USUAL_SHARE[precision],
+        solves=0 if steps == "gradient" else 2 if wanted else 1,
+        phases=tuple(_plan_phase(make) for make in wanted),
+    )
+
+
+def _gradient(problem: Problem) -> list[Callable[[], Prepared]]:
+    train = problem.config.train
     wanted: list[Callable[[], Prepared]] = []
     if train.head_epochs:
         wanted.append(lambda: phases.prepare_head(problem, train.head_epochs, patience=0))
     if train.epochs and train.trainable != "none":
         wanted.append(lambda: phases.prepare_encoder(problem, train.epochs, patience=0, start=None))
-    encoder = sum(leaf.size for leaf in jax.tree.leaves(problem.encoder.params))
-    width, hidden = config.model.embedding_dim, problem.encoder.config.hidden_size
-    head = hidden * (width + 1)
-    tables = (problem.dataset.num_users + problem.dataset.num_items) * (width + 1)
-    precision = config.encoder.precision
-    return Plan(
-        parameters=encoder + head + tables,
-        cache_bytes=_cache_bytes(problem),
-        peak=matmul_peak(precision, problem.spread.count),
-        usual_share=USUAL_SHARE[precision],
-        phases=tuple(_plan_phase(make) for make in wanted),
-    )
+    return wanted
+
+
+def _item_phase(problem: Problem) -> Prepared:
+    """The phase as it is after a solve, whose vectors are zeros here."""
+    items, hidden, width = problem.dataset.num_items, problem.encoder.config.hidden_size, solves.width(problem)
+    rows = width + (problem.config.schedule.goal == "explicit")
+    zeros = np.zeros((hidden, rows), np.float32)
+    anchors = Anchors(zeros[:, 0], np.broadcast_to(np.float32(0), (items, hidden)), zeros)
+    targets = np.broadcast_to(np.float32(0), (items, rows))
+    return item_phase.prepare(problem, anchors, targets, solves.counts(problem))
 
 
 def _plan_phase(make: Callable[[], Prepared]) -> PhasePlan:

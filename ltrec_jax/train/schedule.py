@@ -6,18 +6,25 @@ start to end (`gradient`), the run directory (`fit`).
 """
 
 import dataclasses
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from ltrec_jax import processes
 from ltrec_jax.model.two_tower import Vectors
+from ltrec_jax.solve.anchored_model import Anchors
 from ltrec_jax.train import gradient, item_phase, phases
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.item_phase import ITEMS
 from ltrec_jax.train.problem import Problem
 from ltrec_jax.train.solves import Solved, solve
 from ltrec_jax.types import MetricWriter, PyTree
+
+FIRST, SECOND = "solve", "solve again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,30 +37,71 @@ class Finished:
     frozen_text: Vectors | None
 
 
-def run(problem: Problem, checkpoints: Path, writer: MetricWriter) -> Finished:
-    """The whole schedule on the problem's training part. Deterministic, and resumed from `checkpoints`."""
+def run(
+    problem: Problem, checkpoints: Path, writer: MetricWriter, *, trace: tuple[Path, int] | None = None
+) -> Finished:
+    """The whole schedule on the problem's training part. Deterministic, and resumed from `checkpoints`.
+
+    What a solve took, and its validation RMSE where it predicts ratings, are rows of the metrics. `trace`: a directory,
+    and how many steps of the fine-tuning are traced into it.
+    """
     schedule = problem.config.schedule
-    first = solve(problem, problem.features_IxE)
+    _warn_of_equal_ratings(problem)
+    first = _solve(problem, FIRST, 0, problem.features_IxE, None, writer)
     if schedule.steps == "solve" or schedule.epochs == 0:
         return Finished(first, problem.encoder.params, problem.features_IxE, None)
     if schedule.tune_on == "items":
         with Checkpoints(checkpoints / ITEMS, keep=problem.config.train.checkpoints) as kept:
-            tuned = item_phase.tune(problem, first.anchors, first.item_rows, first.counts, kept, writer)
+            tuned = item_phase.tune(problem, first.anchors, first.item_rows, first.counts, kept, writer, trace=trace)
         params, features, anchors = tuned.params, tuned.features_IxE, tuned.anchors
     else:
-        params, features = _tune_on_pairs(problem, checkpoints, writer)
+        params, features = _tune_on_pairs(problem, checkpoints, writer, trace)
         anchors = None
-    return Finished(solve(problem, features, anchors), params, features, first.vectors)
+    second = _solve(problem, SECOND, schedule.epochs, features, anchors, writer)
+    return Finished(second, params, features, first.vectors)
 
 
-def _tune_on_pairs(problem: Problem, checkpoints: Path, writer: MetricWriter) -> tuple[PyTree, np.ndarray]:
-    """Gradient training of head and encoder on the rating pairs; kept are the encoder and its text vectors."""
+def on_pairs(problem: Problem) -> Problem:
+    """The problem whose gradient training is this schedule's fine-tuning on pairs."""
     schedule, train = problem.config.schedule, problem.config.train
     train = dataclasses.replace(train, trainable=schedule.trainable, epochs=schedule.epochs)
-    problem = dataclasses.replace(problem, config=dataclasses.replace(problem.config, train=train))
-    epochs = {phases.HEAD: train.head_epochs, phases.ENCODER: schedule.epochs}
-    finished = gradient.run(problem, epochs, train.patience, checkpoints, writer)
+    return dataclasses.replace(problem, config=dataclasses.replace(problem.config, train=train))
+
+
+def _solve(
+    problem: Problem, name: str, epoch: int, features_IxE: np.ndarray, anchors: Anchors | None, writer: MetricWriter
+) -> Solved:
+    began = time.perf_counter()
+    solved = solve(problem, features_IxE, anchors)
+    writer.rewind(name, -1)
+    row: dict[str, Any] = {"phase": name, "epoch": float(epoch), "seconds": time.perf_counter() - began}
+    validation = problem.split.validation
+    if solved.vectors.predicts_ratings and len(validation):
+        error = solved.vectors.score_pairs(validation.user, validation.item) - validation.rating
+        row["validation_rmse"] = float(np.sqrt(np.mean(error.astype(np.float64) ** 2)))
+    writer.write(0, row)
+    return solved
+
+
+def _tune_on_pairs(
+    problem: Problem, checkpoints: Path, writer: MetricWriter, trace: tuple[Path, int] | None
+) -> tuple[PyTree, np.ndarray]:
+    """Gradient training of head and encoder on the rating pairs; kept are the encoder and its text vectors."""
+    problem = on_pairs(problem)
+    train = problem.config.train
+    epochs = {phases.HEAD: train.head_epochs, phases.ENCODER: train.epochs}
+    finished = gradient.run(problem, epochs, train.patience, checkpoints, writer, trace=trace)
     prepared, outcome = finished[phases.ENCODER]
     params = jax.tree.map(np.asarray, phases.parameters(problem, outcome.state)["encoder"])
     features = prepared.pooled(outcome.state, np.arange(problem.dataset.num_items))
     return params, np.asarray(features)
+
+
+def _warn_of_equal_ratings(problem: Problem) -> None:
+    ratings = problem.split.train.rating
+    if problem.config.schedule.goal == "explicit" and ratings.min() == ratings.max() and processes.is_first():
+        print(
+            f"All training ratings are {ratings[0]:g}: as ratings they tell nothing apart. For clicks and the like "
+            "solve for top-N lists: --schedule.goal whole_data.",
+            file=sys.stderr,
+        )

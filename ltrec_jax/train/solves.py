@@ -46,10 +46,32 @@ def solve(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None = 
     return _likes(problem, features_IxE, anchors)
 
 
-def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) -> Solved:
-    train, settings = problem.split.train, problem.config.whole_data
+def width(problem: Problem) -> int:
+    """D of the vectors that a solve gives."""
+    if problem.config.schedule.goal == "whole_data":
+        return problem.encoder.config.hidden_size
+    settings = problem.config.bayes
+    return settings.factors if settings.method == "vb" else settings.gibbs_factors
+
+
+def counts(problem: Problem) -> np.ndarray:
+    """The training events of each item that a solve learns from: [I]."""
+    if problem.config.schedule.goal == "explicit":
+        return problem.popularity.counts
+    _, item = _distinct_likes(problem)
+    return np.bincount(item, minlength=problem.dataset.num_items)
+
+
+def _distinct_likes(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    train = problem.split.train
     liked = train.rating >= problem.positive_rating
     user, item = np.unique(np.stack([train.user[liked], train.item[liked]]), axis=1)
+    return user, item
+
+
+def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) -> Solved:
+    settings = problem.config.whole_data
+    user, item = _distinct_likes(problem)
     anchors = anchors or anchored_model.text_anchors(features_IxE, settings)
     num_users, num_items = problem.dataset.num_users, problem.dataset.num_items
     model = anchored_model.fit(user, item, anchors, num_users=num_users, settings=settings, spread=problem.spread)
@@ -86,20 +108,20 @@ def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
         key=jax.random.fold_in(jax.random.key(problem.config.seed), _KEY_STREAM),
         spread=problem.spread,
     )
-    vectors, counts = model.vectors, problem.popularity.counts
+    vectors, counts_I = model.vectors, problem.popularity.counts
     rows = np.column_stack([vectors.item_biases, vectors.item_vectors])
     # What a text alone says of a row: a ridge from it, since the solve's own features are more than texts.
     center = np.asarray(features_IxE, np.float64).mean(axis=0).astype(np.float32)
     z_IxE = anchored_als.anchors(features_IxE, center, 1.0)
-    weight_I = np.sqrt(counts)
+    weight_I = np.sqrt(counts_I)
     mean = (weight_I @ rows / max(weight_I.sum(), 1e-12)).astype(np.float32)
-    warm = counts > 0
-    found = cold_start.ridge_map(z_IxE[warm], (rows - mean)[warm], counts[warm], l2=_HEAD_L2).astype(np.float32)
+    warm = counts_I > 0
+    found = cold_start.ridge_map(z_IxE[warm], (rows - mean)[warm], counts_I[warm], l2=_HEAD_L2).astype(np.float32)
     head = _head(center, found[:, 1:], found[:, 0], vectors.mu)
     return Solved(
         vectors=vectors,
         item_rows=rows - mean,
-        counts=counts,
+        counts=counts_I,
         anchors=Anchors(center, z_IxE, found),
         head={**head, "intercept": mean},
         prior=model.prior,

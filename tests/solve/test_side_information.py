@@ -75,6 +75,13 @@ def test_history_is_the_mean_of_the_users_items():
     np.testing.assert_allclose(found[1], found[[0, 2]].mean(axis=0))
 
 
+def test_a_row_without_events_is_as_popular_as_the_mean():
+    counts = np.array([3, 0, 100, 1])
+    block = side_information.assemble({"popularity": side_information.popularity(counts)}, counts > 0).columns[:, 1:]
+    np.testing.assert_allclose(block[1], 0.0, atol=1e-6)
+    np.testing.assert_allclose(side_information.popularity(counts)[[0, 2, 3], 0], np.log([4, 101, 2]))
+
+
 def test_blocks_of_ratings_use_what_is_there_and_leave_out_what_is_asked():
     user, item = np.nonzero(RNG.random((15, 9)) < 0.5)
     users, items = side_information.of_ratings(user, item, 15, 9, text_IxE=RNG.normal(size=(9, 5)))

@@ -4,11 +4,14 @@ import dataclasses
 import io
 
 import jax
+import numpy as np
 import pytest
 from rich.console import Console
 
 from ltrec_jax.commands.plan_table import plan_table
-from ltrec_jax.train import layer_cache, phases, problem
+from ltrec_jax.config import ScheduleConfig
+from ltrec_jax.solve.anchored_model import Anchors
+from ltrec_jax.train import item_phase, layer_cache, phases, problem, solves
 from ltrec_jax.train.plan import make_plan
 
 
@@ -39,6 +42,30 @@ def test_a_plan_foresees_what_training_makes_and_encodes_nothing(
     assert plan.seconds(encoder) > 0 == plan.seconds(head)
     hidden = real.hidden_states()
     assert plan.cache_bytes == (0 if trainable == "all" else hidden.values.nbytes)
+
+
+@pytest.mark.parametrize("goal", ["explicit", "whole_data"])
+def test_a_plan_of_a_schedule_foresees_the_phase_between_its_solves(small_split, small_config, cache, goal):
+    schedule = ScheduleConfig(goal=goal, trainable="top:1", epochs=3)
+    config = dataclasses.replace(small_config, schedule=schedule)
+    plan = make_plan(small_split, config)
+    [items] = plan.phases
+    real = problem.load_problem(small_split, config)
+    width = solves.width(real)
+    rows = np.zeros((small_split.dataset.num_items, width + (goal == "explicit")), np.float32)
+    anchors = Anchors(np.zeros(16, np.float32), rows[:, :0], np.zeros((16, rows.shape[1]), np.float32))
+    prepared = item_phase.prepare(real, anchors, rows, solves.counts(real))
+    assert (items.epochs, items.encodings_per_epoch) == (3, np.count_nonzero(solves.counts(real)))
+    assert items.tokens_per_epoch == prepared.source.tokens_per_epoch
+    assert items.trainable == sum(leaf.size for leaf in jax.tree.leaves(prepared.state.trainable))
+    assert items.optimizer_bytes == real_bytes(prepared.state.optimizer)
+    assert plan.seconds(items) > 0
+    assert plan.solves == 2
+    frozen = make_plan(small_split, dataclasses.replace(config, schedule=ScheduleConfig(steps="solve", goal=goal)))
+    assert (frozen.phases, frozen.solves) == ((), 1)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(plan_table(frozen))
+    assert "One exact solve" in console.export_text()
 
 
 def test_the_table_says_what_it_means(small_split, small_config):

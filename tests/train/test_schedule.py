@@ -1,17 +1,23 @@
 """Solve, fine-tune, solve: a bundle that ranks, folds users in, places new texts, and comes back from disk."""
 
 import dataclasses
+import signal
 
 import numpy as np
 import pytest
 
 from ltrec_jax.bundle import Bundle, load_vectors
-from ltrec_jax.config import ScheduleConfig
+from ltrec_jax.config import BayesConfig, ScheduleConfig
 from ltrec_jax.encoder.catalogue import encode_catalogue
+from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.model.head import Head
 from ltrec_jax.solve import fold_in
+from ltrec_jax.train import fit as fitting
+from ltrec_jax.train import schedule, solves
 from ltrec_jax.train.fit import FROZEN_TEXT, fit
+from ltrec_jax.train.item_phase import ITEMS
 from ltrec_jax.train.problem import load_problem
+from ltrec_jax.train.tracking import read_rows
 
 
 def with_schedule(config, **changes):
@@ -61,17 +67,32 @@ def test_the_head_places_a_never_liked_items_text_where_the_item_stands(solved, 
     np.testing.assert_allclose(anchor, bundle.vectors.item_vectors[cold], atol=1e-5)
 
 
+def ratings(config, **changes):
+    """Settings under which ratings are solved for in a moment."""
+    bayes = BayesConfig(**({"factors": 2, "iterations": 10, "gibbs_factors": 2, "sweeps": 20, "burn_in": 10} | changes))
+    schedule = ScheduleConfig(goal="explicit", trainable="top:1", epochs=3, batch_items=16)
+    return dataclasses.replace(config, schedule=schedule, bayes=bayes)
+
+
 @pytest.mark.slow
-def test_ratings_by_the_schedule_learn_and_come_back_from_disk(small_split, small_config, tmp_path):
-    schedule = ScheduleConfig(steps="solve_tune_solve", goal="explicit", trainable="top:1", epochs=1)
-    bundle = fit(small_split, dataclasses.replace(small_config, schedule=schedule), tmp_path / "run")
+@pytest.mark.parametrize("method", ["vb", "gibbs"])
+def test_ratings_by_the_schedule_learn_and_come_back_from_disk(small_split, small_config, tmp_path, method):
+    config = ratings(small_config, method=method)
+    bundle = fit(small_split, config, tmp_path / "run")
+    assert bundle.vectors.item_vectors.shape[1] == solves.width(load_problem(small_split, config)) == 2
     train = small_split.train
     error = bundle.score_pairs(train.user, train.item) - train.rating
     assert np.sqrt((error**2).mean()) < train.rating.std()
     loaded = Bundle.load(tmp_path / "run" / "bundle")
     assert loaded.predicts_ratings
     assert loaded.prior is not None
-    np.testing.assert_array_equal(loaded.prior.covariance, bundle.prior.covariance)
+    np.testing.assert_array_equal(loaded.prior.precision, bundle.prior.precision)
+    assert (loaded.prior.covariance is None) == (method == "gibbs")
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert list(dict.fromkeys(row["phase"] for row in rows)) == [schedule.FIRST, ITEMS, schedule.SECOND]
+    validation = small_split.validation
+    error = bundle.score_pairs(validation.user, validation.item) - validation.rating
+    assert rows[-1]["validation_rmse"] == pytest.approx(np.sqrt((error**2).mean()))
     # A text alone stands nearer to its item's row than the mean row does.
     pooled = np.asarray(bundle.text_vectors, np.float32)
     anchor, bias = Head(bundle.vectors.item_vectors.shape[1]).apply({"params": bundle.head}, pooled)
@@ -83,7 +104,7 @@ def test_ratings_by_the_schedule_learn_and_come_back_from_disk(small_split, smal
 @pytest.mark.slow
 @pytest.mark.parametrize("tune_on", ["items", "pairs"])
 def test_the_whole_schedule_moves_the_encoder_and_repeats(small_split, small_config, tmp_path, tune_on):
-    config = with_schedule(small_config, steps="solve_tune_solve", tune_on=tune_on, trainable="top:1", epochs=2)
+    config = with_schedule(small_config, tune_on=tune_on, trainable="top:1", epochs=2)
     bundles = [fit(small_split, config, tmp_path / name) for name in ("one", "two")]
     before = load_problem(small_split, config).encoder.params["encoder"]["layer"]["1"]["output"]["dense"]["kernel"]
     after = bundles[0].encoder.params["encoder"]["layer"]["1"]["output"]["dense"]["kernel"]
@@ -92,3 +113,51 @@ def test_the_whole_schedule_moves_the_encoder_and_repeats(small_split, small_con
     frozen = load_vectors(tmp_path / "one" / FROZEN_TEXT)
     assert not frozen.predicts_ratings
     assert frozen.item_vectors.shape == bundles[0].vectors.item_vectors.shape
+
+
+class StopsAt:
+    """A writer of metrics that plays the part of a cluster: it raises SIGTERM after a step of the fine-tuning."""
+
+    def write(self, step, metrics):
+        if metrics["phase"] == ITEMS and step == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    def rewind(self, phase, step):
+        pass
+
+    def close(self):
+        pass
+
+
+@pytest.mark.slow
+def test_a_schedule_that_was_stopped_ends_with_the_same_bits_and_is_traced_where_asked(
+    small_split, small_config, tmp_path, monkeypatch
+):
+    config = ratings(small_config)
+    whole = fit(small_split, config, tmp_path / "whole", profile=2)
+    assert list((tmp_path / "whole" / "profile").rglob("*.xplane.pb"))
+    with monkeypatch.context() as patched, pytest.raises(StoppedError, match="--resume"):
+        patched.setattr(fitting, "open_writer", lambda *_: StopsAt())
+        fit(small_split, config, tmp_path / "stopped")
+    resumed = fit(small_split, config, tmp_path / "stopped", resume=True)
+    for name in ("user_vectors", "item_vectors", "user_biases", "item_biases"):
+        np.testing.assert_array_equal(getattr(resumed.vectors, name), getattr(whole.vectors, name))
+
+
+def test_ratings_that_are_all_alike_are_told(small_split, small_config, capsys):
+    events = small_split.dataset.interactions
+    alike = dataclasses.replace(events, rating=np.ones_like(events.rating))
+    split = dataclasses.replace(small_split, dataset=dataclasses.replace(small_split.dataset, interactions=alike))
+    config = ratings(small_config)
+    fit(split, dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps="solve")))
+    assert "--schedule.goal whole_data" in capsys.readouterr().err
+
+
+def test_what_a_schedule_would_not_do_is_refused(small_split, small_config):
+    config = ratings(small_config)
+    train = dataclasses.replace(config.train, objective="bpr")
+    with pytest.raises(UserError, match="add --schedule gradient"):
+        fit(small_split, dataclasses.replace(config, train=train))
+    frozen = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps="solve"))
+    with pytest.raises(UserError, match="the schedule solve has none"):
+        fit(small_split, frozen, profile=2)
