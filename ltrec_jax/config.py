@@ -42,6 +42,9 @@ class DataConfig:
     cold_validation: Annotated[float, Doc("share of the other items (or users) held out whole for validation")] = 0.0
     per_user: Annotated[bool, Doc("draw the shares from each user's events instead of from all")] = False
     template: Annotated[str, Doc("item text from its columns, as '{title} ({year})'; empty: the dataset's own")] = ""
+    user_template: Annotated[
+        str, Doc("user text from the users' columns, as '{age} years old, {gender}'; a solve of ratings alone reads it")
+    ] = ""
     max_length: Annotated[int, Doc("tokens per text; longer ones are cut and counted")] = 64
 
 
@@ -394,6 +397,11 @@ def _check(config: Config) -> None:
         raise UserError(
             f"Setting train.accumulate must be 1 under the objective {train.objective}, which compares a pair with all "
             "items of its batch."
+        )
+    if data.user_template and (schedule.steps == "gradient" or schedule.goal != "explicit"):
+        raise UserError(
+            "Setting data.user_template is read by a solve of ratings alone: set schedule.goal to explicit and "
+            "schedule.steps to solve or solve_tune_solve, or leave it empty."
         )
     if train.row_length < data.max_length:
         raise UserError(

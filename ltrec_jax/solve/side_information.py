@@ -53,7 +53,7 @@ def assemble(blocks: Mapping[str, np.ndarray], known_R: np.ndarray) -> SideInfor
 def text(vectors_IxE: np.ndarray, known_I: np.ndarray, dims: int = TEXT_DIMS) -> np.ndarray:
     """The leading principal components of the text vectors, float64 [I, dims] (fewer where there are fewer items).
 
-    Components are those of the items with training events; a cold item's text is projected on them.
+    Components are those of the items (or users) with training events; a cold one's text is projected on them.
     """
     vectors_IxE = np.asarray(vectors_IxE, np.float64)
     if not known_I.any():
@@ -68,8 +68,9 @@ def text(vectors_IxE: np.ndarray, known_I: np.ndarray, dims: int = TEXT_DIMS) ->
 def popularity(counts_R: np.ndarray) -> np.ndarray:
     """log(1 + n) and its centred square, float64 [R, 2]; a row without events has the mean of the others.
 
-    It may be obscure or just new, and a trend drawn on to n = 0 takes every new item for a bad one: with a fifth of the
-    items of MovieLens-100K held out, their validation RMSE is 1.086 so and 1.192 by the trend.
+    It may be obscure or just new, and a trend drawn on to n = 0 takes every new item for a bad one. Validation RMSE of
+    items without events so, and by the trend: 1.086 and 1.192 (MovieLens-100K, a fifth of the items held out), 1.701
+    and 1.733 (MovieTweetings, a random split). The mean of the events instead of the items: 1.038 and 1.908.
     """
     counts_R = np.asarray(counts_R)
     log_R = np.log1p(counts_R.astype(np.float64))
@@ -134,14 +135,15 @@ def of_ratings(
     num_items: int,
     *,
     text_IxE: np.ndarray | None = None,
+    profile_UxE: np.ndarray | None = None,
     item_attributes: Mapping[str, pd.Series] | None = None,
     user_attributes: Mapping[str, pd.Series] | None = None,
     leave_out: Sequence[str] = (),
 ) -> tuple[SideInformation, SideInformation]:
     """Everything that the training events, texts and tables give: side information of the users and of the items.
 
-    Blocks: text, popularity, singular, history (users: mean text of the training history) and each attribute by its
-    name. `leave_out` names blocks to do without.
+    Blocks: text, popularity, singular, history (users: mean text of the training history), profile (users: their own
+    texts, as `text` for items) and each attribute by its name. `leave_out` names blocks to do without.
     """
     counts_U, counts_I = np.bincount(user_N, minlength=num_users), np.bincount(item_N, minlength=num_items)
     left, right = singular_vectors(user_N, item_N, num_users, num_items)
@@ -149,6 +151,8 @@ def of_ratings(
     if text_IxE is not None:
         items["text"] = text(text_IxE, counts_I > 0)
         users["history"] = history_mean(items["text"], user_N, item_N, num_users)
+    if profile_UxE is not None:
+        users["profile"] = text(profile_UxE, counts_U > 0)
     items |= {"popularity": popularity(counts_I), "singular": right}
     items |= {name: attribute(column) for name, column in (item_attributes or {}).items()}
     users |= {name: attribute(column) for name, column in (user_attributes or {}).items()}

@@ -29,6 +29,7 @@ _SHORTEST_ROW, _ROW_STEP = 32, 16
 class Problem:
     """Inputs of both phases. `features_IxE`: pooled vectors of every item text by the encoder as it was loaded.
 
+    `profiles_UxE`: the same of the user texts (`data.user_template`), None without; no phase changes them.
     `dry`: nothing is encoded; those vectors and hidden states are zeros that take no memory.
     """
 
@@ -42,6 +43,7 @@ class Problem:
     gate_I: np.ndarray
     spread: parallel.Parallel
     dry: bool = False
+    profiles_UxE: np.ndarray | None = None
 
     @property
     def dataset(self) -> Dataset:
@@ -134,7 +136,7 @@ class Problem:
 def load_problem(
     split: Split, config: Config, *, spread: parallel.Parallel | None = None, dry: bool = False
 ) -> Problem:
-    """Load the encoder, tokenise the item texts and encode each distinct one once (`dry`: none).
+    """Load the encoder, tokenise the texts of items and users and encode each distinct one once (`dry`: none).
 
     Empty training is refused.
     """
@@ -144,22 +146,20 @@ def load_problem(
     encoder = load_encoder(config.encoder.name)
     template = config.data.template or str(dataset.info.get("template") or templates.default_template(dataset.items))
     texts = templates.render(template, dataset.items)
-    tokenizer = load_tokenizer(encoder.directory, encoder.config.vocab_size)
-    length = min(config.data.max_length, encoder.max_length)
-    tokens = build_store(texts, tokenizer, length, cache=storage.cache_directory() / "tokens")
-    if tokens.truncated:
-        print(
-            f"{tokens.truncated:,} of {len(texts):,} item texts have more than {length} tokens and are cut there "
-            "(data.max_length).",
-            file=sys.stderr,
-        )
+    tokens = _tokens(texts, "item", encoder, config)
     spread = spread or parallel.choose_for_run(config.train.parallel, by_rows=config.train.shard_tables)
-    if dry:
-        features_IxE = np.broadcast_to(np.float32(0), (len(tokens), encoder.config.hidden_size))
-    else:
-        features_IxE = catalogue.encode_catalogue(
+
+    def encoded(tokens: TokenStore) -> np.ndarray:
+        if dry:
+            return np.broadcast_to(np.float32(0), (len(tokens), encoder.config.hidden_size))
+        return catalogue.encode_catalogue(
             encoder, tokens, policy=config.encoder.precision, spread=spread, progress=processes.is_first()
         )
+
+    profiles_UxE = None
+    if config.data.user_template:
+        profiles = templates.render(config.data.user_template, dataset.users)
+        profiles_UxE = encoded(_tokens(profiles, "user", encoder, config))
     counts = popularity(split.train.item, dataset.num_items)
     return Problem(
         split=split,
@@ -167,9 +167,24 @@ def load_problem(
         encoder=encoder,
         texts=texts,
         tokens=tokens,
-        features_IxE=features_IxE,
+        features_IxE=encoded(tokens),
         popularity=counts,
         gate_I=popularity_gate(counts.counts, config.model.gate_count),
         spread=spread,
         dry=dry,
+        profiles_UxE=profiles_UxE,
     )
+
+
+def _tokens(texts: list[str], whose: str, encoder: Encoder, config: Config) -> TokenStore:
+    """Texts as the encoder reads them; how many are cut is told."""
+    tokenizer = load_tokenizer(encoder.directory, encoder.config.vocab_size)
+    length = min(config.data.max_length, encoder.max_length)
+    tokens = build_store(texts, tokenizer, length, cache=storage.cache_directory() / "tokens")
+    if tokens.truncated:
+        print(
+            f"{tokens.truncated:,} of {len(texts):,} {whose} texts have more than {length} tokens and are cut there "
+            "(data.max_length).",
+            file=sys.stderr,
+        )
+    return tokens

@@ -42,6 +42,22 @@ def test_text_is_the_principal_components_of_known_items():
     )
 
 
+def test_profiles_are_a_block_of_the_users_alone():
+    user, item = np.array([0, 0, 1, 2, 3]), np.array([0, 1, 1, 2, 0])
+    profiles = RNG.normal(size=(5, 4))
+    users, items = side_information.of_ratings(user, item, 5, 3, profile_UxE=profiles)
+    assert "profile" in users.names
+    assert "profile" not in items.names
+    place = users.group == users.names.index("profile")
+    expected = side_information.text(profiles, np.arange(5) < 4)
+    spread = expected[:4].std(axis=0)
+    varies = spread > 1e-9
+    found = (expected - expected[:4].mean(axis=0))[:, varies] / spread[varies]
+    np.testing.assert_allclose(users.columns[:, place], found, rtol=1e-4, atol=1e-5)
+    without, _ = side_information.of_ratings(user, item, 5, 3, profile_UxE=profiles, leave_out=["profile"])
+    assert "profile" not in without.names
+
+
 def test_singular_vectors_solve_their_equation_without_the_trivial_pair():
     user, item = np.nonzero(RNG.random((15, 9)) < 0.5)
     left, right = side_information.singular_vectors(user, item, 15, 9, rank=3)
