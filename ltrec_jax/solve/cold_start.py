@@ -1,10 +1,9 @@
 """What items without training events take from the warm ones beside their own text, and the two dials of inference.
 
-`whole_data.cold` names the ways. "anchor": the anchor x_c alone. "neighbours", "ridge", "kernel_ridge": x_c plus a guess
-at the residual v = q - x that behaviour would add, learnt from warm items: from its nearest texts, or by ridge
-regression from text to residual. "text_map": the ridge regression from text to the whole vector q, without the anchor.
-After fine-tuning only the last gains: the encoder has learnt the warm items' residuals, so that what is left of them
-says little of a new item, while a map with a large penalty asks the tuned texts alone. z are unit text directions
+`whole_data.cold` names the ways. "anchor": the anchor x_c alone. "neighbours", "ridge", "kernel_ridge": x_c plus a
+guess at the residual v = q - x that behaviour would add, learnt from warm items: from its nearest texts, or by ridge
+regression from text to residual. "text_map": the ridge regression from text to the whole vector q, without the anchor:
+with a large penalty it asks what the encoder has learnt of the texts in fine-tuning. z are unit text directions
 throughout, so that <z_c, z_j> is a cosine.
 Out of scope: the solve that gives v (`anchored_als`), choosing among these (a validation part with cold items).
 """
