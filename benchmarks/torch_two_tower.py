@@ -4,10 +4,12 @@ It reads what `exchange.write` left in a folder (weights, batches, settings), tr
 JSON. It knows nothing of JAX or ltrec_jax:  python benchmarks/torch_two_tower.py FOLDER '{"variant": "deduplicated"}'
 
 Variants: `plain` encodes the text of every pair of a random batch, padded to the batch's longest, with dense Adam, as
-the field's tutorials do; `deduplicated` takes the very batches that ltrec_jax uses, each text once, packed.
+the field's tutorials do; `deduplicated` takes the very batches that ltrec_jax uses, each text once, packed. With
+`head_steps` it first learns head and tables on frozen text vectors, in the batches that ltrec_jax uses for that.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import resource
@@ -35,6 +37,7 @@ class TwoTower(nn.Module):
         head = np.load(folder / "head.npz")
         self.register_buffer("mu", torch.from_numpy(head["mu"]))
         self.register_buffer("center", torch.from_numpy(head["center"]))
+        self.register_buffer("features", torch.from_numpy(head["features"]))
         self.projection = nn.Parameter(torch.from_numpy(head["projection"]))
         self.text_bias = nn.Parameter(torch.from_numpy(head["text_bias"]))
         # One row more than there are users and items: padding.
@@ -42,7 +45,9 @@ class TwoTower(nn.Module):
         self.items = _table(head["items"], sparse=sparse)
 
     def pooled(self, batch: Batch) -> torch.Tensor:
-        """Mean-pooled text vectors [K, E] of the batch's packed or padded texts."""
+        """Mean-pooled text vectors [K, E] of the batch's packed or padded texts, or the frozen ones if it has none."""
+        if "token_ids" not in batch:
+            return self.features[batch["item"].clamp(max=len(self.features) - 1)]
         hidden = self.bert(
             input_ids=batch["token_ids"], attention_mask=batch["mask"], position_ids=batch["position"]
         ).last_hidden_state
@@ -83,31 +88,30 @@ def optimizers(model: TwoTower, settings: dict[str, Any], *, sparse: bool) -> li
     """AdamW over encoder and head, Adam over the tables; with `sparse`, SparseAdam over all three tables."""
     words = model.bert.embeddings.word_embeddings.weight
     tables = [model.users.weight, model.items.weight]
-    groups: list[dict[str, Any]] = []
-    for name, parameter in model.bert.named_parameters():
-        if parameter is words and sparse:
-            continue
-        decays = parameter.ndim == 2
-        decay = settings["weight_decay"] if decays else 0.0
-        groups.append({"params": [parameter], "lr": settings["learning_rate"], "weight_decay": decay, "name": name})
-    merged = [
-        {"params": [p for g in groups if g["weight_decay"] == decay for p in g["params"]], "weight_decay": decay}
-        | {"lr": settings["learning_rate"]}
-        for decay in {g["weight_decay"] for g in groups}
+    encoder = [p for p in model.bert.parameters() if not (sparse and p is words)]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in encoder if (p.ndim == 2) == decays], "lr": settings["learning_rate"]}
+        | {"weight_decay": settings["weight_decay"] if decays else 0.0}
+        for decays in (True, False)
     ]
-    head = {
+    groups.append(head_group(model, settings))
+    rate = settings["table_learning_rate"]
+    if sparse:
+        return [
+            torch.optim.AdamW(groups, fused=True),
+            torch.optim.SparseAdam(tables, lr=rate),
+            torch.optim.SparseAdam([words], lr=settings["learning_rate"]),
+        ]
+    return [torch.optim.AdamW([*groups, {"params": tables, "lr": rate, "weight_decay": 0.0}], fused=True)]
+
+
+def head_group(model: TwoTower, settings: dict[str, Any]) -> dict[str, Any]:
+    """Projection and text bias as a group of AdamW."""
+    return {
         "params": [model.projection, model.text_bias],
         "lr": settings["head_learning_rate"],
         "weight_decay": settings["head_weight_decay"],
     }
-    rate = settings["table_learning_rate"]
-    if sparse:
-        return [
-            torch.optim.AdamW([*merged, head], fused=True),
-            torch.optim.SparseAdam(tables, lr=rate),
-            torch.optim.SparseAdam([words], lr=settings["learning_rate"]),
-        ]
-    return [torch.optim.AdamW([*merged, head, {"params": tables, "lr": rate, "weight_decay": 0.0}], fused=True)]
 
 
 def factor(step: int, settings: dict[str, Any]) -> float:
@@ -116,6 +120,18 @@ def factor(step: int, settings: dict[str, Any]) -> float:
     if step < warm:
         return (step + 1) / max(warm, 1)
     return 0.5 * (1 + math.cos(math.pi * min(max((step - warm) / max(total - warm, 1), 0.0), 1.0)))
+
+
+def head_batches(folder: Path) -> Callable[[int], Batch]:
+    """Batch number n of the exchanged ones for the head: nothing to encode."""
+    stored = [dict(np.load(path)) for path in sorted(folder.glob("head-*.npz"))]
+    wide = ("item", "pair_user", "pair_item")
+
+    def make(number: int) -> Batch:
+        raw = {name: torch.from_numpy(value) for name, value in stored[number % len(stored)].items()}
+        return {name: value.long() if name in wide else value for name, value in raw.items()}
+
+    return make
 
 
 def packed_batches(folder: Path) -> Callable[[int], Batch]:
@@ -194,8 +210,8 @@ def precision(name: str) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def validation_rmse(model: TwoTower, folder: Path, *, normalise: bool) -> float:
-    """Root mean squared error on the validation pairs, in float32."""
+def validation_rmse(model: TwoTower, folder: Path, *, normalise: bool, frozen: bool) -> float:
+    """Root mean squared error on the validation pairs, in float32; `frozen`: on the frozen text vectors."""
     texts, pairs = dict(np.load(folder / "texts.npz")), np.load(folder / "validation.npz")
     items, slot = np.unique(pairs["item"], return_inverse=True)
     squared = 0.0
@@ -207,50 +223,84 @@ def validation_rmse(model: TwoTower, folder: Path, *, normalise: bool) -> float:
             "target": torch.from_numpy(pairs["rating"][chosen]),
             "weight": torch.ones(len(chosen)),
         }
+        if frozen:
+            del batch["token_ids"]
         _, error = model.loss(batch, {"user": 0.0, "item": 0.0, "bias": 0.0}, normalise=normalise)
         squared += float(error) * len(chosen)
     return math.sqrt(squared / len(slot))
 
 
-def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Losses and seconds of `steps` steps; making the batch is not timed."""
-    settings = json.loads((folder / "settings.json").read_text())
-    torch.manual_seed(0)
-    torch.set_num_threads(asked.get("threads", 2))
-    sparse = asked.get("sparse", False)
-    model = TwoTower(folder, sparse=sparse)
-    steppers = optimizers(model, settings, sparse=sparse)
-    peaks = [[group["lr"] for group in stepper.param_groups] for stepper in steppers]
-    dense = [p for group in steppers[0].param_groups for p in group["params"]]
-    tables = (model.users.weight, model.items.weight, model.bert.embeddings.word_embeddings.weight)
-    clipped = [p for p in dense if not any(p is table for table in tables)]
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stretch of training: where its batches come from, how many, what learns, and after how many it is evaluated."""
+
+    make: Callable[[int], Batch]
+    steps: int
+    steppers: list[torch.optim.Optimizer]
+    settings: dict[str, Any]
+    every: int
+    frozen: bool = False
+
+
+def stages(model: TwoTower, folder: Path, asked: dict[str, Any], settings: dict[str, Any]) -> Iterator[Stage]:
+    """The stages that were asked for. Each is made when the one before is done: its optimizers go on from there."""
+    sparse, every = asked.get("sparse", False), asked.get("every", 0)
     if asked["variant"] == "plain":
         make = plain_batches(folder, asked.get("batch", 64), like_packed=asked.get("like_packed", False))
     else:
         make = packed_batches(folder)
+    if not (head_steps := asked.get("head_steps", 0)):
+        yield Stage(make, asked["steps"], optimizers(model, settings, sparse=sparse), settings, every)
+        return
+    tables = torch.optim.SparseAdam([model.users.weight, model.items.weight], lr=settings["table_learning_rate"])
+    head = torch.optim.AdamW([head_group(model, settings)], fused=True)
+    horizon = settings | {"total_steps": head_steps}
+    yield Stage(head_batches(folder), head_steps, [head, tables], horizon, asked["head_every"], frozen=True)
+    slower = {name: settings["joint_rate"] * settings[name] for name in ("head_learning_rate", "table_learning_rate")}
+    dense, _, words = optimizers(model, settings | slower, sparse=True)
+    tables.param_groups[0]["lr"] = slower["table_learning_rate"]
+    yield Stage(make, asked["steps"], [dense, tables, words], settings, every)
+
+
+def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """Losses and seconds of all steps; making the batch is not timed."""
+    settings = json.loads((folder / "settings.json").read_text())
+    torch.manual_seed(0)
+    torch.set_num_threads(asked.get("threads", 2))
+    model = TwoTower(folder, sparse=asked.get("sparse", False))
+    tables = (model.users.weight, model.items.weight, model.bert.embeddings.word_embeddings.weight)
     losses, seconds, pairs, curve = [], [], 0, []
-    for number in range(asked["steps"]):
-        batch = make(number)
-        start = time.perf_counter()
-        for stepper, own in zip(steppers, peaks, strict=True):
-            for group, peak in zip(stepper.param_groups, own, strict=True):
-                group["lr"] = peak * factor(number, settings)
-            stepper.zero_grad(set_to_none=True)
-        with precision(asked.get("precision", "float32")):
-            loss, error = model.loss(batch, settings["l2"], normalise=settings["normalise"])
-        loss.backward()
-        if settings["clip_norm"]:
-            nn.utils.clip_grad_norm_(clipped, settings["clip_norm"])
-        for stepper in steppers:
-            stepper.step()
-        losses.append(float(error))
-        seconds.append(time.perf_counter() - start)
-        pairs += int((batch["weight"] > 0).sum())
-        if asked.get("every") and (number + 1) % asked["every"] == 0:
-            rmse = validation_rmse(model, folder, normalise=settings["normalise"])
-            curve.append({"updates": number + 1, "seconds": sum(seconds), "rmse": rmse})
-            if rmse <= asked.get("until", 0.0):
+    until, limit, done = asked.get("until", 0.0), asked.get("limit", math.inf), False
+    for stage in stages(model, folder, asked, settings):
+        peaks = [[group["lr"] for group in stepper.param_groups] for stepper in stage.steppers]
+        dense = [p for group in stage.steppers[0].param_groups for p in group["params"]]
+        clipped = [p for p in dense if not any(p is table for table in tables)]
+        for number in range(stage.steps):
+            batch = stage.make(number)
+            start = time.perf_counter()
+            for stepper, own in zip(stage.steppers, peaks, strict=True):
+                for group, peak in zip(stepper.param_groups, own, strict=True):
+                    group["lr"] = peak * factor(number, stage.settings)
+                stepper.zero_grad(set_to_none=True)
+            with precision(asked.get("precision", "float32")):
+                loss, error = model.loss(batch, settings["l2"], normalise=settings["normalise"])
+            loss.backward()
+            if settings["clip_norm"]:
+                nn.utils.clip_grad_norm_(clipped, settings["clip_norm"])
+            for stepper in stage.steppers:
+                stepper.step()
+            losses.append(float(error))
+            seconds.append(time.perf_counter() - start)
+            pairs += int((batch["weight"] > 0).sum())
+            if stage.every and (number + 1) % stage.every == 0:
+                rmse = validation_rmse(model, folder, normalise=settings["normalise"], frozen=stage.frozen)
+                curve.append({"updates": len(seconds), "seconds": sum(seconds), "rmse": rmse})
+                done = rmse <= until
+            # What has taken so long without getting there is given up.
+            if done := done or sum(seconds) > limit:
                 break
+        if done:
+            break
     return {
         "curve": curve,
         "losses": losses,

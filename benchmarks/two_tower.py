@@ -24,7 +24,7 @@ from ltrec_jax.train import phases
 from ltrec_jax.train.batches import prefetch
 from ltrec_jax.train.phases import Prepared
 from ltrec_jax.train.problem import Problem, load_problem
-from ltrec_jax.train.state import full_params, own_copy
+from ltrec_jax.train.state import TrainState, full_params, own_copy
 
 RIVAL = Path(__file__).with_name("torch_two_tower.py")
 
@@ -49,16 +49,23 @@ def problem_of(config: Config) -> Problem:
     return load_problem(split, config, spread=parallel.choose("jit"))
 
 
-def write_exchange(problem: Problem, prepared: Prepared, folder: Path, batches: int) -> None:
-    """Weights, settings, batches, texts and pairs, for the rival to start from the same point."""
+def write_exchange(
+    problem: Problem, prepared: Prepared, folder: Path, batches: int, head: Prepared | None = None
+) -> None:
+    """Weights, settings, batches, texts and pairs, for the rival to start from the same point.
+
+    With a `head` phase before: from where that starts, and all of its batches.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    params = full_params(prepared.state)
+    first = (head or prepared).state
+    params = full_params(first)["head"]
     export_weights(problem.encoder, folder / "encoder", formats=("safetensors",), replace=True)
-    tables = {name: np.asarray(prepared.state.tables[name].values) for name in ("users", "items")}
-    np.savez(folder / "head.npz", **{k: np.asarray(v) for k, v in params["head"].items()}, **tables)
-    for number in range(batches):
-        batch = prepared.source.batch(*divmod(number, prepared.source.steps_per_epoch))
-        np.savez(folder / f"batch-{number:04}.npz", **{k: v[0] for k, v in batch._asdict().items() if v is not None})
+    tables = {name: np.asarray(first.tables[name].values) for name in ("users", "items")}
+    start = {name: np.asarray(value) for name, value in params.items()}
+    np.savez(folder / "head.npz", **start, **tables, features=problem.features_IxE)
+    _write_batches(prepared, folder, "batch", batches)
+    if head is not None:
+        _write_batches(head, folder, "head", head.phase.epochs * head.source.steps_per_epoch)
     tokens, train, validation = problem.tokens, problem.split.train, problem.split.validation
     np.savez(folder / "texts.npz", values=tokens.values, offsets=tokens.offsets, gate=problem.gate_I)
     np.savez(folder / "pairs.npz", user=train.user, item=train.item, rating=train.rating)
@@ -68,6 +75,7 @@ def write_exchange(problem: Problem, prepared: Prepared, folder: Path, batches: 
         "learning_rate": t.learning_rate,
         "head_learning_rate": t.head_learning_rate,
         "table_learning_rate": t.table_learning_rate,
+        "joint_rate": t.joint_rate,
         "weight_decay": t.weight_decay,
         "head_weight_decay": t.head_weight_decay,
         "warmup": t.warmup,
@@ -77,6 +85,12 @@ def write_exchange(problem: Problem, prepared: Prepared, folder: Path, batches: 
         "normalise": problem.encoder.normalize,
     }
     (folder / "settings.json").write_text(json.dumps(settings))
+
+
+def _write_batches(prepared: Prepared, folder: Path, name: str, count: int) -> None:
+    for number in range(count):
+        batch = prepared.source.batch(*divmod(number, prepared.source.steps_per_epoch))
+        np.savez(folder / f"{name}-{number:04}.npz", **{k: v[0] for k, v in batch._asdict().items() if v is not None})
 
 
 def run_ours(problem: Problem, prepared: Prepared, steps: int, *, first: int = 0) -> dict[str, Any]:
@@ -96,8 +110,9 @@ def run_ours(problem: Problem, prepared: Prepared, steps: int, *, first: int = 0
     return {"losses": losses, "seconds": seconds, "pairs": pairs}
 
 
-def curve_of_ours(problem: Problem, prepared: Prepared, every: int) -> dict[str, Any]:
-    """Validation RMSE after every so many updates, and the seconds of training until then, compilation left out."""
+def curve_of_ours(problem: Problem, prepared: Prepared, every: int) -> tuple[list[dict[str, float]], TrainState]:
+    """Validation RMSE of a phase after every so many updates, and the seconds of training until then, compiling left
+    out; and the state at its end."""
     key, source = problem.spread.replicate(phases.stream(problem, prepared.phase.name)), prepared.source
     evaluate = phases.validation_rmse(problem, prepared)
     total = prepared.phase.epochs * source.steps_per_epoch
@@ -115,7 +130,7 @@ def curve_of_ours(problem: Problem, prepared: Prepared, every: int) -> dict[str,
         seconds += time.perf_counter() - start
         if (number + 1) % every == 0 or number + 1 == total:
             curve.append({"updates": number + 1, "seconds": seconds, "rmse": evaluate(state)})
-    return {"curve": curve, "updates_per_epoch": source.steps_per_epoch}
+    return curve, state
 
 
 def epochs_of_ours(problem: Problem, prepared: Prepared, epochs: int) -> dict[str, Any]:
