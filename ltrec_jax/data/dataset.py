@@ -5,6 +5,7 @@ files (`directory`).
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -109,8 +110,8 @@ class Dataset:
             digests = directory.write_interactions(folder, len(self.interactions), [self.interactions.columns()])
             directory.write_table(self.users, folder / "users.parquet")
             directory.write_table(self.items, folder / "items.parquet")
-            recorded = directory.fingerprint(digests, self.users, self.items)
-            directory.write_description(folder, self.name, recorded, dict(self.info))
+            fingerprint = functools.partial(directory.fingerprint, digests, self.users, self.items)
+            directory.write_description(folder, self.name, fingerprint, dict(self.info))
         return Dataset.load(path)
 
     @staticmethod

@@ -11,8 +11,9 @@ Out of scope: what a dataset is (`dataset`).
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +30,7 @@ from ltrec_jax.errors import UserError
 
 SCHEMA_VERSION = 1
 _PIECE = 1 << 20
+_AHEAD = 3
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
@@ -46,20 +48,21 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is damaged: {error}.") from error
 
 
-def write_description(directory: Path, name: str, fingerprint: str, info: Mapping[str, Any]) -> None:
+def write_description(directory: Path, name: str, fingerprint: Callable[[], str], info: Mapping[str, Any]) -> None:
     """Write `dataset.json` over the files already in `directory`: counts and hashes are taken from them."""
     files = sorted(p for p in directory.rglob("*") if p.is_file())
     counts = {
         kind: pq.read_metadata(directory / f"{kind}.parquet").num_rows for kind in ("users", "items", "interactions")
     }
     with ThreadPoolExecutor() as pool:
+        whole = pool.submit(fingerprint)
         digests = list(pool.map(storage.sha256_file, files))
     storage.write_json(
         directory / "dataset.json",
         {
             "schema_version": SCHEMA_VERSION,
             "name": name,
-            "fingerprint": fingerprint,
+            "fingerprint": whole.result(),
             "counts": counts,
             "sha256": dict(zip((p.relative_to(directory).as_posix() for p in files), digests, strict=True)),
             "info": dict(info),
@@ -91,7 +94,6 @@ def write_interactions(directory: Path, rows: int, pieces: Iterable[Mapping[str,
     (directory / "columns").mkdir()
     with (
         contextlib.ExitStack() as stack,
-        ThreadPoolExecutor(len(columns.DTYPES) + 1) as pool,
         tqdm(total=rows, desc="writing interactions", delay=1.0, unit=" rows") as bar,
     ):
         # Half the time of the default encodings, and smaller files.
@@ -116,14 +118,27 @@ def write_interactions(directory: Path, rows: int, pieces: Iterable[Mapping[str,
             stream.write(column.data)
             digest.update(column.data)
 
+        def wait() -> None:
+            for job in waiting.popleft():
+                job.result()
+
+        # A thread for each file keeps the pieces in order there, while no file waits for the slowest.
+        writers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(len(columns.DTYPES) + 1)]
+        waiting: deque[list[Future[None]]] = deque()
         for piece in pieces:
             held = [np.ascontiguousarray(piece[name], dtype) for name, dtype in columns.DTYPES.items()]
             batch = pa.table(held, schema=schema)
-            jobs = [pool.submit(table.write_table, batch, _PIECE)]
-            jobs += [pool.submit(put, *each) for each in zip(streams, digests, held, strict=True)]
-            for job in jobs:
-                job.result()
+            jobs = [writers[0].submit(table.write_table, batch, _PIECE)]
+            jobs += [
+                writer.submit(put, stream, digest, column)
+                for writer, stream, digest, column in zip(writers[1:], streams, digests, held, strict=True)
+            ]
+            waiting.append(jobs)
+            if len(waiting) > _AHEAD:
+                wait()
             bar.update(len(batch))
+        while waiting:
+            wait()
     return [digest.digest() for digest in digests]
 
 

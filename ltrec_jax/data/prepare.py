@@ -65,8 +65,12 @@ def prepare(
         # DuckDB's memory is free by now.
         digests = files.write_interactions(directory, settled.rows, settled.pieces())
         info["scale"] = _scale(options, files.read_columns(directory)[names.RATING])
-        tables = (files.read_table(directory / f"{kind}.parquet") for kind in ("users", "items"))
-        files.write_description(directory, options.name or out.name, files.fingerprint(digests, *tables), info)
+
+        def fingerprint() -> str:
+            tables = (files.read_table(directory / f"{kind}.parquet") for kind in ("users", "items"))
+            return files.fingerprint(digests, *tables)
+
+        files.write_description(directory, options.name or out.name, fingerprint, info)
     return Dataset.load(out)
 
 

@@ -39,8 +39,8 @@ class Settled:
         self._ranges, self._dense = ranges, dense or {}
 
     def pieces(self) -> Iterator[dict[str, np.ndarray]]:
-        """The columns of the interactions, by user, time and item, in pieces."""
-        return self._ranges.map(self._piece)
+        """The columns of the interactions, by user, time and item, in pieces. Once: the files go meanwhile."""
+        return self._ranges.drain(self._piece)
 
     def _piece(self, events: np.ndarray) -> dict[str, np.ndarray]:
         found = in_order(events)
@@ -130,9 +130,11 @@ def one_per_pair(events: np.ndarray, policy: Duplicates) -> np.ndarray:
     if not len(again):
         return events
     few = np.flatnonzero(_perhaps_among(key, again))
-    pair = np.searchsorted(again, key[few])
-    truly = again.take(pair, mode="clip") == key[few]
-    few, pair = few[truly], pair[truly]
+    few = few.take(np.argsort(key.take(few)))
+    pair = key.take(few)
+    differs = pair[1:] != pair[:-1]
+    alone = np.append(True, differs) & np.append(differs, True)
+    few, pair = few[~alone], np.append(0, np.cumsum(differs))[~alone]
     few = few[_order([pair, events[columns.TIMESTAMP][few], events[relations.ROW_ORDER][few]])]
     first = np.flatnonzero(np.diff(key[few], prepend=-1))
     size = np.diff(first, append=len(few))

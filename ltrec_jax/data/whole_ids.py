@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltrec_jax.data import columns, relations
+from ltrec_jax.data import relations
 from ltrec_jax.data.engines import DuckEngine
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ _BATCH = 1 << 20
 _SHARE = 1 / 16
 # A scalar of another type takes `np.add.at` thirty times as long.
 _ONE = np.int32(1)
-_LOWEST = np.iinfo(np.int64).min
+_LARGEST = 1 << 63
+# The first batch has nearly all of the range, unless the ids are in order.
+_ROOM = 16
 
 
 class Tally:
@@ -29,6 +31,8 @@ class Tally:
 
     def __init__(self, widest: int) -> None:
         self._widest = widest
+        self._lowest, self._highest = _LARGEST, -_LARGEST
+        # The array may be wider than the ids need; `_low` is the id of its first place.
         self._low = 0
         self._held = np.zeros(0, np.int32)
 
@@ -37,10 +41,12 @@ class Tally:
         if len(ids) == 0:
             return True
         # Python's integers, which do not overflow.
-        low, high = int(ids.min()), int(ids.max())
-        held = self._low <= low and high < self._low + len(self._held)
-        if not held and not self._widen(low, high):
+        lowest, highest = min(self._lowest, int(ids.min())), max(self._highest, int(ids.max()))
+        if highest - lowest >= self._widest:
             return False
+        if lowest < self._low or highest >= self._low + len(self._held):
+            self._widen(lowest, highest)
+        self._lowest, self._highest = lowest, highest
         np.add.at(self._held, ids - self._low, _ONE)
         return True
 
@@ -57,26 +63,22 @@ class Tally:
         """The code of each of these ids, which have been counted."""
         return self._held.take(ids - self._low)
 
-    def _widen(self, low: int, high: int) -> bool:
-        old, begin = len(self._held), self._low
-        if old:
-            low, high = min(low, begin), max(high, begin + old - 1)
-        if high - low >= self._widest:
-            return False
-        # At least twice as wide, towards where it was too narrow: few arrays are made, whatever the order of the ids.
-        width = min(max(high - low + 1, 2 * old), self._widest)
-        self._low = low if low == begin else max(high + 1 - width, _LOWEST)
-        held = np.zeros(width, np.int32)
-        held[begin - self._low : begin - self._low + old] = self._held
-        self._held = held
-        return True
+    def _widen(self, lowest: int, highest: int) -> None:
+        # Room on both sides, and at least twice as wide: few arrays are made, whatever the order of the ids.
+        span = highest - lowest + 1
+        room = min(max(span // _ROOM, len(self._held) // 2), (self._widest - span) // 2)
+        low = max(lowest - room, -_LARGEST)
+        held = np.zeros(span + 2 * room, np.int32)
+        if self._lowest <= self._highest:
+            counted = self._held[self._lowest - self._low : self._highest - self._low + 1]
+            held[self._lowest - low : self._lowest - low + len(counted)] = counted
+        self._low, self._held = low, held
 
 
 def tally(engine: DuckEngine, events: "ir.Table", memory_gib: float) -> dict[str, Tally]:
     """The events of each user id and item id in one pass; without the kinds of ids that are texts or too far apart."""
     widest = int(memory_gib * (1 << 30) * _SHARE / _ONE.nbytes)
-    keys = (columns.USER_ID, columns.ITEM_ID)
-    found = {key: Tally(widest) for key in keys if events[key].type().is_int64()}
+    found = {key: Tally(widest) for key in relations.CODE_OF if events[key].type().is_int64()}
     if not found:
         return {}
     for batch in engine.stream(events.select(*found), _BATCH, "collecting ids"):
