@@ -292,13 +292,13 @@ def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
             losses.append(float(error))
             seconds.append(time.perf_counter() - start)
             pairs += int((batch["weight"] > 0).sum())
-            if stage.every and (number + 1) % stage.every == 0:
+            # What has taken too long without getting there is evaluated once more and given up.
+            late = sum(seconds) > limit
+            if late or (stage.every and (number + 1) % stage.every == 0):
                 rmse = validation_rmse(model, folder, normalise=settings["normalise"], frozen=stage.frozen)
                 curve.append({"updates": len(seconds), "seconds": sum(seconds), "rmse": rmse})
-                done = rmse <= until
-            # What has taken so long without getting there is given up.
-            if done := done or sum(seconds) > limit:
-                break
+                if done := late or rmse <= until:
+                    break
         if done:
             break
     return {
