@@ -75,16 +75,19 @@ def fit(
     settings: WholeDataConfig,
     spread: Parallel | None = None,
 ) -> AnchoredModel:
-    """Solve for N distinct positives, then place the cold items. Deterministic."""
+    """Solve for N distinct positives, then place the cold items. Deterministic.
+
+    A user without events, whom the objective would leave at 0, has the mean of the other users' vectors.
+    """
     solution = anchored_als.solve(
         user_N, item_N, anchors.vectors, num_users=num_users, settings=settings, spread=spread
     )
     counts_I = np.bincount(item_N, minlength=len(anchors.z_IxE))
     item_vectors, projection_ExD = with_cold_items(anchors, solution.item_vectors, counts_I, settings)
     prior = fold_in.whole_data_prior(solution.item_vectors, counts_I, settings)
-    return AnchoredModel(
-        solution.user_vectors, item_vectors, anchors.center_E, projection_ExD, prior, solution.objective
-    )
+    user_vectors, known_U = np.array(solution.user_vectors), np.bincount(user_N, minlength=num_users) > 0
+    user_vectors[~known_U] = user_vectors[known_U].mean(axis=0)
+    return AnchoredModel(user_vectors, item_vectors, anchors.center_E, projection_ExD, prior, solution.objective)
 
 
 def with_cold_items(
