@@ -103,18 +103,25 @@ def test_filters_allow_and_deny(bundle, service):
     assert ids(one(service, user="u7", k=1, deny=best[:1])) == best[1:]
 
 
-def test_a_new_users_vector_solves_the_objective(bundle, service):
-    """The gradient of the training objective in the user's row vanishes at the answer."""
+@pytest.mark.parametrize("power", [0.0, 0.7])
+def test_a_new_users_vector_solves_the_objective(bundle, power):
+    """The gradient of the training objective in the user's row vanishes at the answer, whatever its events weigh."""
+    train = dataclasses.replace(bundle.config.train, propensity_power=power, propensity_clip=0.0)
+    bundle = dataclasses.replace(bundle, config=dataclasses.replace(bundle.config, train=train))
+    service = Service(bundle)
     rated = {1: 5.0, 4: 2.0, 60: 4.0}
     profile = service.users.from_ratings(list(rated), list(rated.values()))
+    service.close()
     u = np.r_[profile.bias, profile.vector].astype(np.float64)
-    vectors, model = bundle.vectors, bundle.config.model
+    vectors, model, counts = bundle.vectors, bundle.config.model, bundle.counts
     delta = model.embedding_dropout / (1 - model.embedding_dropout)
     gradient = len(rated) * np.r_[model.bias_l2, np.full(len(u) - 1, model.user_l2)] * u
+    scale = counts.sum() / (counts[counts > 0] ** (1 - power)).sum()
     for item, rating in rated.items():
         x = np.r_[1.0, vectors.item_vectors[item]].astype(np.float64)
-        gradient += (vectors.mu + vectors.item_biases[item] + x @ u - rating) * x
-        gradient[1:] += delta * (x**2 * u)[1:]
+        weight = scale * float(counts[item]) ** -power
+        gradient += weight * (vectors.mu + vectors.item_biases[item] + x @ u - rating) * x
+        gradient[1:] += weight * delta * (x**2 * u)[1:]
     np.testing.assert_allclose(gradient, 0.0, atol=1e-5)
 
 
