@@ -186,9 +186,7 @@ class Config:
     """One experiment. Every field has a default: the quickstart's."""
 
     seed: Annotated[int, Doc("the one source of randomness")] = 0
-    refit: Annotated[
-        bool, Doc("learn from validation too, once epochs are chosen on it (by gradient) or at once (solves)")
-    ] = True
+    refit: Annotated[bool, Doc("after choosing on validation, train (or solve) again on train + validation")] = True
     data: DataConfig = DataConfig()
     encoder: EncoderSection = EncoderSection()
     model: ModelConfig = ModelConfig()

@@ -54,13 +54,16 @@ def test_the_default_configuration_is_printed_and_read_back(capsys):
 
 def test_flags_go_over_the_file(capsys, tmp_path):
     (tmp_path / "c.toml").write_text("seed = 5\n[train]\nepochs = 3\nhead_epochs = 9\n")
-    over = ("--train.epochs", "4", "--schedule", "solve", "--schedule.goal", "explicit")
+    over = ("--train.epochs", "4", "--schedule", "solve", "--schedule.goal", "whole_data")
     arguments = ("--config", str(tmp_path / "c.toml"), *over, "--print-config")
     code, out, _ = run(capsys, "train", *arguments)
     read = configuration.from_toml(out)
     assert code == 0
     assert (read.seed, read.train.epochs, read.train.head_epochs) == (5, 4, 9)
-    assert (read.schedule.steps, read.schedule.goal) == ("solve", "explicit")
+    assert (read.schedule.steps, read.schedule.goal) == ("solve", "whole_data")
+    code, out, _ = run(capsys, "train", "--schedule", "gradient", "--train.objective", "bpr", "--print-config")
+    assert code == 0
+    assert configuration.from_toml(out).train.objective == "bpr"
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,20 @@ def test_a_run_without_bundle_says_how_to_go_on(run, tmp_path, capsys):
     assert "--resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_schedule_of_solves_is_evaluated_resumed_and_recommends(run, tmp_path, capsys):
+    flags = ["--config", str(run.parent / "c.toml"), "--schedule", "solve_tune_solve", "--out", str(tmp_path / "run")]
+    flags += ["--schedule.trainable", "top:1", "--schedule.epochs", "2", "--bayes.factors", "2"]
+    assert cli.main(["train", *flags, "--plan"]) == 0
+    assert cli.main(["train", *flags]) == 0
+    assert cli.main(["train", *flags, "--resume"]) == 0
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
+    models = json.loads((tmp_path / "run" / "report.json").read_text())["models"]
+    assert models["ltrec"]["overall"]["rmse"]["value"] < 0.9 * models["biases only"]["overall"]["rmse"]["value"]
+    assert cli.main(["recommend", str(tmp_path / "run"), "--user", "u4", "-k", "3"]) == 0
+    assert "Recommended for user u4" in capsys.readouterr().out
+
+
 def readme_block(language: str, after: str = "") -> str:
     text = README.read_text(encoding="utf-8")
     text = text[text.index(after) :]
@@ -146,7 +160,7 @@ def test_readme_commands_are_single_lines_that_make_their_environment():
 
 @pytest.mark.slow
 def test_the_readme_block_runs_and_keeps_the_promised_quality(tmp_path):
-    """MovieLens-100K, u1.test: RMSE at most 0.935, no group worse than biases. A process of its own, one device."""
+    """MovieLens-100K, u1.test: RMSE at most 0.89, no group worse than biases. A process of its own, one device."""
     figures = """
 import json
 report = lt.evaluate(model, split)
@@ -162,7 +176,7 @@ print("FIGURES", json.dumps({
     assert len(re.findall(r"^\d\.\d\d  ", done.stdout, re.MULTILINE)) == 5
     models = json.loads(re.search(r"^FIGURES (.*)$", done.stdout, re.MULTILINE)[1])
     ours, baseline = models["ltrec"], models["biases only"]
-    assert ours["overall"] <= 0.935
+    assert ours["overall"] <= 0.89
     assert all(ours[group] <= baseline[group] for group in ("head", "mid", "tail"))
 
 

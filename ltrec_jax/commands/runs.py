@@ -61,10 +61,8 @@ class Train:
     process_id: Annotated[int | None, tyro.conf.arg(help="which one this is, from 0")] = None
 
     def run(self, settings: Sequence[str]) -> None:
-        chosen = chosen_config(self.config, settings, "ltrec train")
-        if self.schedule:
-            schedule = dataclasses.replace(chosen.schedule, steps=self.schedule)
-            chosen = dataclasses.replace(chosen, schedule=schedule)
+        steps = ["--schedule.steps", self.schedule] if self.schedule else []
+        chosen = chosen_config(self.config, [*settings, *steps], "ltrec train")
         if self.print_config:
             sys.stdout.write(configuration.to_toml(chosen))
             return

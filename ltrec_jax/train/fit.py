@@ -37,12 +37,14 @@ def fit(
 
     With `out` the run directory is kept: `config.toml`, `metrics.jsonl`, `checkpoints/`, `bundle/` and the frozen-text
     vectors. `resume` goes on from its newest checkpoints and ends with the same bits as an uninterrupted run; a
-    directory made with another configuration is refused. Gradient training chooses epochs on the validation part; with
-    `config.refit` it is repeated so on training and validation together. A schedule of solves chooses nothing: with
-    `config.refit` it learns from both at once. `profile` traces so many steps of the last phase into `profile/`.
+    directory made with another configuration is refused. The validation part chooses epochs (by gradient), or whether
+    fine-tuning is kept (between solves for ratings); with `config.refit` what it chose is trained, or solved, once more
+    on training and validation together. Solves for lists learn from both at once. `profile` traces so many steps of
+    the last phase into `profile/`.
     """
     config = config or Config()
-    _refuse_what_has_no_effect(config, profile)
+    if profile and config.schedule.steps == "solve":
+        raise UserError("A profile traces steps of training, and the schedule solve has none: take another.")
     if out is None:
         if processes.number() > 1:
             raise UserError("Several processes share one run directory: name it (out).")
@@ -67,27 +69,23 @@ def fit(
     return bundle
 
 
-def _refuse_what_has_no_effect(config: Config, profile: int) -> None:
-    asked = config.schedule
-    if profile and asked.steps == "solve":
-        raise UserError("A profile traces steps of training, and the schedule solve has none: take another.")
-    pairs = asked.steps == "gradient" or (asked.steps, asked.tune_on) == ("solve_tune_solve", "pairs")
-    if not config.train.predicts_ratings and not pairs:
-        raise UserError(
-            f"Setting train.objective {config.train.objective} is for training on pairs by gradient: add --schedule "
-            "gradient, or --schedule.tune-on pairs."
-        )
-
-
 def _by_schedule(
     problem: Problem, out: Path, writer: MetricWriter, trace: tuple[Path, int]
 ) -> tuple[Bundle, Vectors | None]:
-    """Solves around fine-tuning choose nothing on validation: under `refit` it is learnt from at once."""
-    if problem.config.refit:
-        problem = problem.on(problem.split.with_validation_in_train())
-    found = schedule.run(problem, out / "checkpoints" / "schedule", writer, trace=trace)
+    """Of ratings, validation tells whether fine-tuning is kept; under `refit` all is solved once more with those rows.
+
+    Of lists it tells nothing: under `refit` they are learnt from at once.
+    """
+    place, config = out / "checkpoints" / "schedule", problem.config
+    whole = problem.on(problem.split.with_validation_in_train()) if config.refit else problem
+    if config.schedule.goal == "explicit" and config.schedule.steps == "solve_tune_solve":
+        found = schedule.run(problem, place, writer, trace=trace)
+        if config.refit and len(problem.split.validation_rows):
+            found = schedule.again(whole, found)
+    else:
+        found = schedule.run(whole, place, writer, trace=trace)
     solved, params = found.solved, {"encoder": found.params, "head": dict(found.solved.head)}
-    return _bundle(problem, solved.vectors, params, found.features_IxE, solved.prior), found.frozen_text
+    return _bundle(whole, solved.vectors, params, found.features_IxE, solved.prior), found.frozen_text
 
 
 def _by_gradient(

@@ -25,6 +25,8 @@ from ltrec_jax.train.solves import Solved, solve
 from ltrec_jax.types import MetricWriter, PyTree
 
 FIRST, SECOND = "solve", "solve again"
+WORSE = 1.001
+"""Times the validation RMSE before fine-tuning: beyond that it is given up. Less is chance."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +44,16 @@ def run(
 ) -> Finished:
     """The whole schedule on the problem's training part. Deterministic, and resumed from `checkpoints`.
 
-    What a solve took, and its validation RMSE where it predicts ratings, are rows of the metrics. `trace`: a directory,
-    and how many steps of the fine-tuning are traced into it.
+    What a solve took, and its validation RMSE where it predicts ratings, are rows of the metrics; where fine-tuning
+    made that worse, the first solve is the outcome. `trace`: a directory, and how many steps of the fine-tuning are
+    traced into it.
     """
     schedule = problem.config.schedule
     _warn_of_equal_ratings(problem)
-    first = _solve(problem, FIRST, 0, problem.features_IxE, None, writer)
+    first, before = _solve(problem, FIRST, 0, problem.features_IxE, None, writer)
+    frozen = Finished(first, problem.encoder.params, problem.features_IxE, None)
     if schedule.steps == "solve" or schedule.epochs == 0:
-        return Finished(first, problem.encoder.params, problem.features_IxE, None)
+        return frozen
     if schedule.tune_on == "items":
         with Checkpoints(checkpoints / ITEMS, keep=problem.config.train.checkpoints) as kept:
             tuned = item_phase.tune(problem, first.anchors, first.item_rows, first.counts, kept, writer, trace=trace)
@@ -57,8 +61,20 @@ def run(
     else:
         params, features = _tune_on_pairs(problem, checkpoints, writer, trace)
         anchors = None
-    second = _solve(problem, SECOND, schedule.epochs, features, anchors, writer)
+    second, after = _solve(problem, SECOND, schedule.epochs, features, anchors, writer)
+    if before is not None and after is not None and after > WORSE * before:
+        if processes.is_first():
+            print(f"Fine-tuning is not kept: validation RMSE {before:.4f} before, {after:.4f} after.", file=sys.stderr)
+        return frozen
     return Finished(second, params, features, first.vectors)
+
+
+def again(problem: Problem, found: Finished) -> Finished:
+    """The solves of a finished schedule for ratings on another training part, with the encoder as it was left."""
+    solved = solve(problem, found.features_IxE)
+    if found.frozen_text is None:
+        return dataclasses.replace(found, solved=solved)
+    return dataclasses.replace(found, solved=solved, frozen_text=solve(problem, problem.features_IxE).vectors)
 
 
 def on_pairs(problem: Problem) -> Problem:
@@ -70,17 +86,19 @@ def on_pairs(problem: Problem) -> Problem:
 
 def _solve(
     problem: Problem, name: str, epoch: int, features_IxE: np.ndarray, anchors: Anchors | None, writer: MetricWriter
-) -> Solved:
+) -> tuple[Solved, float | None]:
+    """A solve and its validation RMSE, if it has one; the same for all processes."""
     began = time.perf_counter()
     solved = solve(problem, features_IxE, anchors)
     writer.rewind(name, -1)
     row: dict[str, Any] = {"phase": name, "epoch": float(epoch), "seconds": time.perf_counter() - began}
-    validation = problem.split.validation
+    validation, found = problem.split.validation, None
     if solved.vectors.predicts_ratings and len(validation):
         error = solved.vectors.score_pairs(validation.user, validation.item) - validation.rating
-        row["validation_rmse"] = float(np.sqrt(np.mean(error.astype(np.float64) ** 2)))
+        found = processes.of_first(float(np.sqrt(np.mean(error.astype(np.float64) ** 2))))
+        row["validation_rmse"] = found
     writer.write(0, row)
-    return solved
+    return solved, found
 
 
 def _tune_on_pairs(

@@ -76,7 +76,10 @@ def ratings(config, **changes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["vb", "gibbs"])
-def test_ratings_by_the_schedule_learn_and_come_back_from_disk(small_split, small_config, tmp_path, method):
+def test_ratings_by_the_schedule_learn_and_come_back_from_disk(
+    small_split, small_config, tmp_path, method, monkeypatch
+):
+    monkeypatch.setattr(schedule, "WORSE", np.inf)
     config = ratings(small_config, method=method)
     bundle = fit(small_split, config, tmp_path / "run")
     assert bundle.vectors.item_vectors.shape[1] == solves.width(load_problem(small_split, config)) == 2
@@ -93,6 +96,7 @@ def test_ratings_by_the_schedule_learn_and_come_back_from_disk(small_split, smal
     validation = small_split.validation
     error = bundle.score_pairs(validation.user, validation.item) - validation.rating
     assert rows[-1]["validation_rmse"] == pytest.approx(np.sqrt((error**2).mean()))
+    assert (tmp_path / "run" / FROZEN_TEXT).is_file()
     # A text alone stands nearer to its item's row than the mean row does.
     pooled = np.asarray(bundle.text_vectors, np.float32)
     anchor, bias = Head(bundle.vectors.item_vectors.shape[1]).apply({"params": bundle.head}, pooled)
@@ -144,6 +148,24 @@ def test_a_schedule_that_was_stopped_ends_with_the_same_bits_and_is_traced_where
         np.testing.assert_array_equal(getattr(resumed.vectors, name), getattr(whole.vectors, name))
 
 
+@pytest.mark.slow
+def test_fine_tuning_that_makes_validation_worse_is_not_kept(small_split, small_config, tmp_path, monkeypatch, capsys):
+    config = dataclasses.replace(ratings(small_config), refit=True)
+    monkeypatch.setattr(schedule, "WORSE", 0.0)
+    bundle = fit(small_split, config, tmp_path / "run")
+    assert "Fine-tuning is not kept: validation RMSE" in capsys.readouterr().err
+    assert not (tmp_path / "run" / FROZEN_TEXT).exists()
+    frozen = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps="solve"))
+    solved = fit(small_split, frozen, tmp_path / "solved")
+    np.testing.assert_array_equal(bundle.vectors.item_vectors, solved.vectors.item_vectors)
+    assert bundle.history.counts.sum() == len(small_split.train_rows) + len(small_split.validation_rows)
+    monkeypatch.setattr(schedule, "WORSE", np.inf)
+    kept = fit(small_split, config, tmp_path / "kept")
+    assert not np.array_equal(kept.vectors.item_vectors, solved.vectors.item_vectors)
+    control = load_vectors(tmp_path / "kept" / FROZEN_TEXT)
+    np.testing.assert_array_equal(control.item_vectors, solved.vectors.item_vectors)
+
+
 def test_ratings_that_are_all_alike_are_told(small_split, small_config, capsys):
     events = small_split.dataset.interactions
     alike = dataclasses.replace(events, rating=np.ones_like(events.rating))
@@ -153,11 +175,21 @@ def test_ratings_that_are_all_alike_are_told(small_split, small_config, capsys):
     assert "--schedule.goal whole_data" in capsys.readouterr().err
 
 
-def test_what_a_schedule_would_not_do_is_refused(small_split, small_config):
+def test_a_never_rated_item_stands_between_the_solve_and_its_text(small_split, small_config):
+    problem = load_problem(small_split, ratings(small_config))
+    solved = solves.solve(problem, problem.features_IxE)
+    cold = problem.popularity.counts == 0
+    assert cold.any()
+    anchor, bias = Head(2).apply({"params": solved.head}, problem.features_IxE)
+    by_text = np.column_stack([bias, anchor])
+    by_solve = solved.item_rows + solved.head["intercept"]
+    found = np.column_stack([solved.vectors.item_biases, solved.vectors.item_vectors])
+    np.testing.assert_allclose(found[cold], (by_text + by_solve)[cold] / 2, atol=1e-5)
+    np.testing.assert_allclose(found[~cold], by_solve[~cold], atol=1e-6)
+
+
+def test_a_solve_has_no_steps_to_trace(small_split, small_config):
     config = ratings(small_config)
-    train = dataclasses.replace(config.train, objective="bpr")
-    with pytest.raises(UserError, match="add --schedule gradient"):
-        fit(small_split, dataclasses.replace(config, train=train))
     frozen = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps="solve"))
     with pytest.raises(UserError, match="the schedule solve has none"):
         fit(small_split, frozen, profile=2)
