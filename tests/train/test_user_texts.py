@@ -30,6 +30,7 @@ def error(bundle, events):
     return float(np.sqrt(np.mean((bundle.score_pairs(events.user, events.item) - events.rating) ** 2)))
 
 
+@pytest.mark.slow
 def test_a_user_without_ratings_stands_where_the_text_does(cold_split, small_config):
     cold = cold_split.test
     assert not set(cold.user) & set(cold_split.train.user)
