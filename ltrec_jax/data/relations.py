@@ -53,7 +53,7 @@ def numbered(ids: "ir.Table", key: str, code: str) -> "ir.Table":
 
 
 def coded(events: "ir.Table", codes: Mapping[str, "ir.Table"]) -> "ir.Table":
-    """The events with codes instead of the ids that `codes` tells: for user_id and item_id the tables of `Coded`.
+    """The events with codes instead of the ids that `codes` tells: for user_id and item_id the tables of `Coded.codes`.
 
     Ids that are stored as numbers are joined as numbers, which is several times faster than as texts.
     """
@@ -120,10 +120,10 @@ def renumbered(pairs: "ir.Table", kept: "ir.Table", code: str) -> "ir.Table":
 class Coded:
     """The ids of the events and of the catalogue with their codes: the tables all_users and all_items of the engine."""
 
-    users: "ir.Table"
-    """(id, events, user_id, user) of every user: the id as it is stored, its count, its text and its code."""
-    items: "ir.Table"
-    """(id, events, item_id, item) of every item; id and events are missing where the catalogue alone has it."""
+    codes: Mapping[str, "ir.Table"]
+    """For user_id (id, events, user_id, user) of every user: the id as it is stored, its count, its text, its code.
+    For item_id (id, events, item_id, item); id and events are missing where the catalogue alone has the item.
+    """
     described: "ir.Table"
     """(item) of the items in the catalogue, which stay whatever happens to their events."""
     missing: int
@@ -147,7 +147,7 @@ def code_ids(engine: Engine, options: PrepareOptions, ids: Mapping[str, "ir.Tabl
     if missing and options.strict:
         _refuse(engine, items.anti_join(catalogue, columns.ITEM_ID), missing)
     described = items.semi_join(catalogue, columns.ITEM_ID).select(columns.ITEM)
-    return Coded(users, items, described, missing)
+    return Coded({columns.USER_ID: users, columns.ITEM_ID: items}, described, missing)
 
 
 def relate(engine: Engine, options: PrepareOptions, *, listed: bool) -> tuple[dict[str, int], int]:
@@ -158,9 +158,7 @@ def relate(engine: Engine, options: PrepareOptions, *, listed: bool) -> tuple[di
     events = in_time_range(engine.table("events"), options.start, options.end)
     ids = {key: engine.create(f"counted_{key}", counted(events, key), "collecting ids") for key in CODE_OF}
     given = code_ids(engine, options, ids, listed=listed)
-    codes = {columns.USER_ID: given.users, columns.ITEM_ID: given.items}
-    engine.create("coded", coded(events, codes), "joining")
-    events = engine.table("coded")
+    events = engine.create("coded", coded(events, given.codes), "joining")
     steps = {"in_time_range": engine.count("coded")}
     table = "pairs"
     engine.create(table, one_per_pair(events, options.duplicates), "one event for each pair")

@@ -61,13 +61,13 @@ def settle(
         for key in relations.CODE_OF
     }
     given = relations.code_ids(engine, options, ids, listed=listed)
-    codes = {columns.USER_ID: given.users, columns.ITEM_ID: given.items}
     for key, tally in tallies.items():
-        table = codes.pop(key)
-        known = engine.fetch(table.filter(table.id.notnull()).select("id", relations.CODE_OF[key]))
-        tally.become_codes(known["id"], known[relations.CODE_OF[key]])
-    counts = given.users.select(columns.USER, relations.EVENTS)
-    ranges = _ranges(engine, relations.coded(events, codes), counts, folder, options, tallies)
+        table, code = given.codes[key], relations.CODE_OF[key]
+        known = engine.fetch(table.filter(table.id.notnull()).select("id", code))
+        tally.become_codes(known["id"], known[code])
+    coded = relations.coded(events, {key: table for key, table in given.codes.items() if key not in tallies})
+    counts = given.codes[columns.USER_ID].select(columns.USER, relations.EVENTS)
+    ranges = _ranges(engine, coded, counts, folder, options, tallies)
     steps = {"in_time_range": ranges.rows}
     ranges.update(functools.partial(one_per_pair, policy=options.duplicates), "one event for each pair")
     steps["one_per_pair"] = ranges.rows
