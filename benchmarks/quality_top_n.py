@@ -69,17 +69,30 @@ def _later(dataset: Dataset, seed: int) -> Split:
 
 
 _TUNED = ScheduleConfig(steps="solve_tune_solve", goal="whole_data")
-PROTOCOLS = {
-    "movielens-100k": Protocol(
-        "ml100k", "movielens-100k", 4.0, _random_cold_items, (0, 1, 2), _TUNED, WholeDataConfig(), 0.2
+_PROTOCOLS = (
+    Protocol("ml100k", "movielens-100k", 4.0, _random_cold_items, (0, 1, 2), _TUNED, WholeDataConfig(cold_l2=300), 0.2),
+    Protocol(
+        "ml1m",
+        "movielens-1m",
+        4.0,
+        _random_cold_items,
+        (0, 1, 2),
+        _TUNED,
+        WholeDataConfig(unobserved_weight=0.13, l2=0.015, alternations=3, cold_l2=10),
+        0.2,
     ),
-    "movielens-1m": Protocol(
-        "ml1m", "movielens-1m", 4.0, _random_cold_items, (0, 1, 2), _TUNED, WholeDataConfig(alternations=3), 0.2
+    Protocol(
+        "mt_top_n",
+        "movietweetings-100k",
+        8.0,
+        _later,
+        (0,),
+        _TUNED,
+        WholeDataConfig(alternations=3, cold_l2=300),
+        0.2,
     ),
-    "movietweetings-100k": Protocol(
-        "mt_top_n", "movietweetings-100k", 8.0, _later, (0,), _TUNED, WholeDataConfig(alternations=3), 0.2
-    ),
-}
+)
+PROTOCOLS = {protocol.dataset: protocol for protocol in _PROTOCOLS}
 Models = dict[str, Recommender]
 Fit = Callable[[Protocol, Split, ItemTexts], Models]
 """Fits a split; one fit may give several models (before and after fine-tuning)."""

@@ -132,7 +132,7 @@ class WholeDataConfig:
     propensity_power: Annotated[float, Doc("rho: positives of an item weigh n_i^-rho; 0: all alike")] = 0.15
     alternations: Annotated[int, Doc("times that users, then items, are solved")] = 6
     cold: Annotated[ColdItems, Doc("where a never-seen item's vector comes from: see solve.cold_start")] = "text_map"
-    cold_l2: Annotated[float, Doc("lambda of that ridge or map")] = 300.0
+    cold_l2: Annotated[float, Doc("lambda of that ridge or map")] = 100.0
     neighbours: Annotated[int, Doc("texts that a cold item takes from, with cold = neighbours")] = 30
     temperature: Annotated[float, Doc("of the softmax over their cosines")] = 0.2
 
