@@ -133,6 +133,7 @@ class WholeDataConfig:
     alternations: Annotated[int, Doc("times that users, then items, are solved")] = 6
     cold: Annotated[ColdItems, Doc("where a never-seen item's vector comes from: see solve.cold_start")] = "text_map"
     cold_l2: Annotated[float, Doc("lambda of that ridge or map")] = 100.0
+    cold_gain: Annotated[float, Doc("gamma: cold vectors times this; above 1, lists show more new items")] = 1.0
     neighbours: Annotated[int, Doc("texts that a cold item takes from, with cold = neighbours")] = 30
     temperature: Annotated[float, Doc("of the softmax over their cosines")] = 0.2
 
@@ -365,6 +366,7 @@ def _check(config: Config) -> None:
         "schedule.learning_rate": schedule.learning_rate,
         "schedule.head_learning_rate": schedule.head_learning_rate,
         "whole_data.cold_l2": whole_data.cold_l2,
+        "whole_data.cold_gain": whole_data.cold_gain,
         "whole_data.propensity_power": whole_data.propensity_power,
         "train.save_minutes": train.save_minutes,
         "train.propensity_power": train.propensity_power,

@@ -102,7 +102,7 @@ def with_cold_items(
         residual_map = cold_start.ridge_map(z_WxE, residual_WxD, counts_W, l2=settings.cold_l2)
         projection_ExD = (projection_ExD + residual_map).astype(projection_ExD.dtype)
     if settings.cold == "text_map":
-        whole_map = cold_start.ridge_map(z_WxE, item_vectors[warm], counts_W, l2=settings.cold_l2)
+        whole_map = cold_start.text_map(z_WxE, item_vectors[warm], counts_W, l2=settings.cold_l2)
         projection_ExD = whole_map.astype(projection_ExD.dtype)
     found = np.array(item_vectors)
     found[cold] = z_CxE @ projection_ExD
@@ -112,4 +112,5 @@ def with_cold_items(
         )
     if settings.cold == "kernel_ridge":
         found[cold] += cold_start.kernel_ridge_residuals(z_CxE, z_WxE, residual_WxD, counts_W, l2=settings.cold_l2)
-    return found, projection_ExD
+    found[cold] *= settings.cold_gain
+    return found, projection_ExD * np.float32(settings.cold_gain)

@@ -50,7 +50,7 @@ def neighbour_residuals(
 
 
 def ridge_map(z_WxE: np.ndarray, residual_WxD: np.ndarray, counts_W: np.ndarray, *, l2: float) -> np.ndarray:
-    """The matrix M [E, D] of the guess v_c = M^T z_c (or q_c), by weighted ridge regression over the warm items:
+    """The matrix M [E, D] of the guess v_c = M^T z_c, by weighted ridge regression over the warm items:
 
         minimise  sum_j a_j |v_j - M^T z_j|^2 + l2 |M|^2        a_j = sqrt(n_j) / mean sqrt(n)
 
@@ -61,6 +61,19 @@ def ridge_map(z_WxE: np.ndarray, residual_WxD: np.ndarray, counts_W: np.ndarray,
     weighted_WxE = z_WxE * weight_W[:, None]
     left = weighted_WxE.T @ z_WxE + l2 * np.eye(z_WxE.shape[1])
     return scipy.linalg.solve(left, weighted_WxE.T @ residual_WxD, assume_a="pos")
+
+
+def text_map(z_WxE: np.ndarray, item_vectors_WxD: np.ndarray, counts_W: np.ndarray, *, l2: float) -> np.ndarray:
+    """The matrix M [E, D] of q_c = M^T z_c: `ridge_map` to whole item vectors, at the length that suits them best.
+
+    A large penalty gives the better directions, and vectors so short that no list with warm items would ever show one.
+    So the map is multiplied by the c that minimises sum_j a_j |q_j - c M^T z_j|^2, which changes no order among cold
+    items. A map to zeros stays one.
+    """
+    map_ExD = ridge_map(z_WxE, item_vectors_WxD, counts_W, l2=l2)
+    weight_W, placed_WxD = np.sqrt(np.asarray(counts_W, np.float64)), z_WxE @ map_ExD
+    square = float(weight_W @ (placed_WxD**2).sum(axis=1))
+    return map_ExD * (float(weight_W @ (placed_WxD * item_vectors_WxD).sum(axis=1)) / square if square else 1.0)
 
 
 def kernel_ridge_residuals(

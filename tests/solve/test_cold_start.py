@@ -44,6 +44,31 @@ def test_ridge_map_minimises_its_sum(items):
     np.testing.assert_allclose(found, np.linalg.lstsq(rows, wanted, rcond=None)[0], rtol=1e-9)
 
 
+@pytest.mark.parametrize("l2", [1e-6, 50.0])
+def test_a_text_map_has_the_length_that_fits_best_whatever_its_penalty(items, l2):
+    _, warm, residual, counts = items
+    vectors = residual + 0.4 * warm
+    found = cold_start.text_map(warm, vectors, counts, l2=l2)
+    ridge = cold_start.ridge_map(warm, vectors, counts, l2=l2)
+    np.testing.assert_allclose(found / ridge, (found / ridge)[0, 0])
+    rest, placed = vectors - warm @ found, warm @ found
+    assert abs(np.sqrt(counts) @ (rest * placed).sum(axis=1)) < 1e-8
+    none = cold_start.text_map(warm, np.zeros_like(vectors), counts, l2=l2)
+    assert not none.any()
+
+
+def test_cold_gain_lengthens_what_no_event_has_placed(items):
+    z = np.concatenate(items[:2])
+    counts = np.concatenate([np.zeros(3, int), items[3]])
+    anchors = anchored_model.Anchors(np.zeros(4), z, 0.4 * np.eye(4))
+    vectors = 0.4 * z
+    plain, projection = anchored_model.with_cold_items(anchors, vectors, counts, WholeDataConfig())
+    longer, projected = anchored_model.with_cold_items(anchors, vectors, counts, WholeDataConfig(cold_gain=2.0))
+    np.testing.assert_array_equal(longer[3:], vectors[3:])
+    np.testing.assert_allclose(longer[:3], 2 * plain[:3])
+    np.testing.assert_allclose(projected, 2 * projection)
+
+
 def test_kernel_ridge_without_penalty_gives_a_warm_text_its_residual(items):
     _, warm, residual, counts = items
     found = cold_start.kernel_ridge_residuals(warm, warm, residual, counts, l2=1e-9)
