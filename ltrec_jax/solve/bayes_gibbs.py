@@ -151,10 +151,12 @@ def _draw_rows(
     scale = (alpha * noise_R)[here]
     lower = jnp.linalg.cholesky(precision[None] + scale[:, None, None] * left)
     target = dot(dot(side.features, map_FxD)[here], precision) + scale[:, None] * right
-    mean = cho_solve((lower, True), target[..., None])[..., 0]
     normal = jax.random.normal(key, (num_rows, len(precision)), table.dtype) * known(side)[:, None]
-    away = solve_triangular(lower, normal[here][..., None], lower=True, trans="T")[..., 0]
-    drawn = mean + away
+    # mean = L^-T L^-1 target and drawn = mean + L^-T normal, one solve after the other: two at a time can deadlock
+    # (`row_solve`).
+    forward = solve_triangular(lower, target[..., None], lower=True)
+    both = jnp.concatenate([forward, forward + normal[here][..., None]], axis=-1)
+    mean, drawn = jnp.moveaxis(solve_triangular(lower, both, lower=True, trans="T"), -1, 0)
     errors, first = [], 0
     for block, weight, goal in zip(blocks, weights, targets, strict=True):
         solution = drawn[first : first + len(block.row)]

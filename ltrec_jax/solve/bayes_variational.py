@@ -127,7 +127,8 @@ def update_rows(
     half = solve_triangular(lower, identity, lower=True)
     covariance = jnp.einsum("bki,bkj->bij", half, half, precision=_EXACT)
     target = dot(mean0, prior.precision) + weight[:, None] * right
-    mean = cho_solve((lower, True), target[..., None])[..., 0]
+    # Not a second solve: two batched LAPACK calls of one program at a time can deadlock (`row_solve`).
+    mean = jnp.einsum("bij,bj->bi", covariance, target, precision=_EXACT)
     log_det = -2.0 * jnp.sum(jnp.log(jnp.diagonal(lower, axis1=1, axis2=2)), axis=1)
     second = covariance + mean[:, :, None] * mean[:, None, :]
     error = squares - 2.0 * jnp.sum(mean * right, axis=1) + jnp.sum(left * second, axis=(1, 2))

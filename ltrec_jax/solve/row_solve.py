@@ -2,6 +2,11 @@
 
 Rows are grouped into blocks of static shape by their number of entries; a function solves one block, all devices share
 its rows. Everything follows the dtype of its arguments: float32, or float64 under `jax.enable_x64(True)`.
+
+On a CPU a batched Cholesky factorisation or triangular solve (LAPACK, jaxlib 0.10) splits its batch over XLA's threads
+and blocks the thread that it runs on until they are done. As many of them at once as there are threads wait for each
+other for good; with two cores, two are enough. So no program has two that do not depend on each other, and no two
+programs with one are on their way at the same time.
 Out of scope: what is minimised (`anchored_als`, `bayes`, `fold_in`).
 """
 
@@ -104,7 +109,11 @@ def map_rows(function: Callable[[PyTree, Block], PyTree], state: PyTree, blocks:
     """
     run = _compiled(function, blocks.spread)
     state = blocks.spread.replicate(state)
-    parts = [run(state, block) for block in blocks.blocks]
+    parts = []
+    for block in blocks.blocks:
+        parts.append(run(state, block))
+        if jax.default_backend() == "cpu":  # one program at a time: see the module's docstring
+            jax.block_until_ready(parts[-1])
     return jax.tree.map(lambda *found: _joined(found, blocks.order_R), *parts)
 
 
