@@ -85,7 +85,10 @@ def prepare(problem: Problem, anchors: Anchors, item_vectors_IxD: np.ndarray, co
     rate = rate_at(train.learning_rate, train, max(epochs * source.steps_per_epoch, 1))
     flops = encoder_flops(problem.encoder.config, source.lengths_per_epoch, train.trainable, cached=hidden is not None)
     work = Work(flops, lambda: matmul_peak(problem.config.encoder.precision, problem.spread.count))
-    phase = Phase(ITEMS, epochs, 0, train.log_every, DISTANCE, train.save_minutes, rate, work)
+    # A batch of rare items, which stay at their texts, starts with a distance near 0; zeros in the place of the targets do not.
+    squares_W = (np.asarray(item_vectors_IxD)[counts_I > 0] ** 2).sum(axis=1)
+    figures = dataclasses.replace(DISTANCE, usual=float(np.mean(_weights(counts_I[counts_I > 0]) * squares_W)))
+    phase = Phase(ITEMS, epochs, 0, train.log_every, figures, train.save_minutes, rate, work)
     return Prepared(phase, state, step, source, pooled)
 
 
@@ -155,14 +158,15 @@ def item_loss(pooled_texts: PooledTexts) -> Loss:
 
 
 def _warm_items(problem: Problem, hidden: HiddenStates | None, counts_I: np.ndarray) -> BatchSource:
-    """Batches with one pair for each warm item, whose rating is the item's weight: sqrt(n), of mean 1."""
+    """Batches with one pair for each warm item, whose rating is the item's weight."""
     warm = np.flatnonzero(counts_I).astype(np.int32)
-    weight = np.sqrt(counts_I[warm])
-    events = Interactions(
-        np.zeros(len(warm), np.int32),
-        warm,
-        (weight / weight.mean()).astype(np.float32),
-        np.zeros(len(warm), np.int64),
-    )
+    weight = _weights(counts_I[warm])
+    events = Interactions(np.zeros(len(warm), np.int32), warm, weight, np.zeros(len(warm), np.int64))
     size = problem.config.schedule.batch_items
     return problem.batches(with_texts=True, hidden=hidden, events=events, size=size)
+
+
+def _weights(counts_W: np.ndarray) -> np.ndarray:
+    """sqrt(n) of mean 1, float32 [W]; no item, no weight."""
+    weight = np.sqrt(counts_W)
+    return (weight / weight.mean()).astype(np.float32) if len(weight) else weight.astype(np.float32)

@@ -24,13 +24,14 @@ _EXPLODED = 100.0
 class Figures:
     """What a step's sums mean. `of`: sums of metrics -> figures by name, the first of which is the loss; `counted`:
     what a unit of weight is, in the plural; `remedy`: what to do when the loss explodes; `validated`: the name of what
-    validation measures, where it is not the loss.
+    validation measures, where it is not the loss; `usual`: a loss of usual size, where the first step's may be near 0.
     """
 
     of: Callable[[Mapping[str, float]], dict[str, float]]
     counted: str
     remedy: str
     validated: str = ""
+    usual: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +180,7 @@ class Meter:
             if loss > _EXPLODED * self._first_loss:
                 return BadLoss(step, f"has exploded (from {self._first_loss:.4g} to {loss:.4g})")
             if math.isinf(self._first_loss) and loss > 0:
-                self._first_loss = loss
+                self._first_loss = max(loss, self._figures.usual)
         return None
 
 
