@@ -85,7 +85,7 @@ def prepare(problem: Problem, anchors: Anchors, item_vectors_IxD: np.ndarray, co
     rate = rate_at(train.learning_rate, train, max(epochs * source.steps_per_epoch, 1))
     flops = encoder_flops(problem.encoder.config, source.lengths_per_epoch, train.trainable, cached=hidden is not None)
     work = Work(flops, lambda: matmul_peak(problem.config.encoder.precision, problem.spread.count))
-    # A batch of rare items, which stay at their texts, starts with a distance near 0; zeros in the place of the targets do not.
+    # A batch of rare items, which stay at their texts, starts with a distance near 0: not so, vectors of zeros.
     squares_W = (np.asarray(item_vectors_IxD)[counts_I > 0] ** 2).sum(axis=1)
     figures = dataclasses.replace(DISTANCE, usual=float(np.mean(_weights(counts_I[counts_I > 0]) * squares_W)))
     phase = Phase(ITEMS, epochs, 0, train.log_every, figures, train.save_minutes, rate, work)
