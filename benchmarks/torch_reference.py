@@ -64,11 +64,6 @@ def encode(model: torch.nn.Module, work: list[Batch], count: int) -> np.ndarray:
     return vectors
 
 
-def hidden_states(model: torch.nn.Module, ids: torch.Tensor) -> np.ndarray:
-    """Hidden states of one batch without padding."""
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.float().cpu().numpy()
-
-
 def timed(work: Callable[[], Any], repeats: int) -> list[float]:
     times = []
     for _ in range(repeats):
@@ -88,9 +83,11 @@ def run(
     with torch.inference_mode(), precision(numbers):
         if order == "batch":
             ids = torch.from_numpy(np.load(folder / "ids.npy").astype(np.int64)).to(device())
-            found = hidden_states(model, ids)
-            timed(lambda: hidden_states(model, ids), 3)
-            times, size = timed(lambda: hidden_states(model, ids), repeats), len(ids)
+            size = len(ids)
+            batch = [(np.arange(size), ids, torch.ones_like(ids))]
+            found = encode(model, batch, size)
+            timed(lambda: encode(model, batch, size), 3)
+            times = timed(lambda: encode(model, batch, size), repeats)
         else:
             values, offsets = np.load(folder / "values.npy"), np.load(folder / "offsets.npy")
             count = len(offsets) - 1

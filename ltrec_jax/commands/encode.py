@@ -41,7 +41,9 @@ class Encode:
     prompt: Annotated[
         str, tyro.conf.arg(help="goes before each text: 'query: ', or the name of one of the encoder's")
     ] = ""
-    tokens_per_call: Annotated[int, tyro.conf.arg(help="per device; a GPU wants 16384 or more")] = 2048
+    tokens_per_call: Annotated[
+        int | None, tyro.conf.arg(help="per device; default: 512 or 1024 on a CPU, by precision, 16384 elsewhere")
+    ] = None
     replace: Annotated[bool, tyro.conf.arg(help="replace an --out made by other settings")] = False
 
     def run(self, settings: Sequence[str]) -> None:
@@ -49,7 +51,7 @@ class Encode:
         from ltrec_jax.encoder.shards import encode_to_disk
         from ltrec_jax.encoder.weights import load_encoder
 
-        if self.tokens_per_call < 1:
+        if self.tokens_per_call is not None and self.tokens_per_call < 1:
             raise UserError("--tokens-per-call must be at least 1.")
         source = self._corpus()
         encoder = load_encoder(self.encoder)

@@ -6,7 +6,9 @@ Out of scope: tokenizing (`text`), vectors on disk (`shards`).
 import collections
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -27,16 +29,24 @@ from ltrec_jax.text.distinct import distinct_texts
 from ltrec_jax.text.store import TokenStore
 from ltrec_jax.types import PyTree
 
-# Film titles (9 to 18 tokens) on 2 cores with AMX, thousand tokens/s in float32, bfloat16 and int8: 10.8, 29.6 and 29.4
-# with these; 10.6, 27.2 and 27.1 in rows of 64 and calls of 1,024; twice as many tokens per call lose a tenth.
-TOKENS_PER_CALL = 2048
+# A program on all cores leaves some of them idle between its parts. Small programs side by side, one for each core,
+# keep them busy and their activations in the core's own cache. On 2 cores with AMX film titles (9 to 18 tokens) take two
+# calls of 1,024 tokens at 14.4, 42 and 43 thousand tokens/s (float32, bfloat16, int8), two of 512 at 13.9, 43 and 47,
+# one call alone at 12.8, 35 and 35.
+_CPU_TOKENS_PER_CALL: dict[dense.Policy, int] = {"float32": 1024, "bfloat16": 512, "int8": 512}
+_ACCELERATOR_TOKENS_PER_CALL = 16_384
 _SHORTEST_ROW = 48
 _ROW_STEP = 32
 # Fewer tokens than this go through in less time than their own shape takes to compile.
 _WORTH_A_SHAPE = 1 << 15
 _FEWEST_SLOTS = 32
-_IN_FLIGHT = 2
 _Call = tuple[np.ndarray, np.ndarray, np.ndarray]
+_Fetch = Callable[[], np.ndarray]
+
+
+def default_tokens_per_call(policy: dense.Policy) -> int:
+    """How many tokens go through a device at a time unless the caller says so: few on a CPU, whose caches are small."""
+    return _CPU_TOKENS_PER_CALL[policy] if jax.default_backend() == "cpu" else _ACCELERATOR_TOKENS_PER_CALL
 
 
 def encode_catalogue(
@@ -44,7 +54,7 @@ def encode_catalogue(
     tokens: TokenStore,
     *,
     policy: dense.Policy = "float32",
-    tokens_per_call: int = TOKENS_PER_CALL,
+    tokens_per_call: int | None = None,
     spread: Parallel | None = None,
     progress: bool = True,
 ) -> np.ndarray:
@@ -52,8 +62,7 @@ def encode_catalogue(
 
     Equal token sequences are encoded once. A text without tokens has a zero vector; one longer than the encoder reads
     is a `ValueError` (the tokenizer truncates). `spread` names the devices (default: the first). About
-    `tokens_per_call` tokens go through each device at a time: 2,048 is fastest on a CPU with a few MB of cache, a GPU
-    wants more.
+    `tokens_per_call` tokens go through a device in one call (default: `default_tokens_per_call`).
     """
     first, inverse = distinct_texts(tokens)
     texts = tokens.take(first)
@@ -107,26 +116,44 @@ class Runner:
         if longest > most:
             raise ValueError(f"a text has {longest} tokens, the encoder reads {most}")
         vectors = np.zeros((len(tokens), self.encoder.config.hidden_size), np.float32)
-        waiting: collections.deque[tuple[list[np.ndarray], int, jax.Array]] = collections.deque()
+        waiting: collections.deque[tuple[list[np.ndarray], int, _Fetch]] = collections.deque()
         no_key = self.spread.replicate(np.zeros((), np.uint32))
-        for chosen, calls, num_slots in self._groups(tokens):
-            encode = _compiled(
-                self.encoder.config,
-                self.policy,
-                self.encoder.pooling,
-                self.encoder.normalize,
-                self.spread,
-                num_slots,
-            )
-            batch = self.spread.shard(tuple(np.stack(arrays) for arrays in zip(*calls[self.spread.share], strict=True)))
-            waiting.append((chosen, num_slots, self.spread.local(encode(self.params, batch, no_key)[1])))
-            # Fetching one call late lets the devices work while the host packs the next.
-            if len(waiting) >= _IN_FLIGHT:
+        at_once = _calls_at_once(self.spread)
+        compiled: set[tuple[int, ...]] = set()
+        with ThreadPoolExecutor(at_once) as pool:
+            for chosen, calls, num_slots in self._groups(tokens):
+                encode = _compiled(
+                    self.encoder.config,
+                    self.policy,
+                    self.encoder.pooling,
+                    self.encoder.normalize,
+                    self.spread,
+                    num_slots,
+                )
+                batch = self.spread.shard(
+                    tuple(np.stack(arrays) for arrays in zip(*calls[self.spread.share], strict=True))
+                )
+                shape = (*calls[0][0].shape, num_slots)
+                if at_once > 1 and shape in compiled:
+                    fetch = pool.submit(self._run_and_fetch, encode, batch, no_key).result
+                else:  # In this thread: calls over several devices must start in one order, and one thread compiles.
+                    fetch = functools.partial(np.asarray, self._run(encode, batch, no_key))
+                compiled.add(shape)
+                waiting.append((chosen, num_slots, fetch))
+                # Fetching late lets the devices work while the host packs the next.
+                if len(waiting) > at_once:
+                    _fetch(waiting, vectors)
+                advance(sum(map(len, chosen)), int(sum(lengths[texts].sum() for texts in chosen)))
+            while waiting:
                 _fetch(waiting, vectors)
-            advance(sum(map(len, chosen)), int(sum(lengths[texts].sum() for texts in chosen)))
-        while waiting:
-            _fetch(waiting, vectors)
         return vectors
+
+    def _run(self, encode: parallel.Body, batch: PyTree, no_key: PyTree) -> jax.Array:
+        found: jax.Array = self.spread.local(encode(self.params, batch, no_key)[1])
+        return found
+
+    def _run_and_fetch(self, encode: parallel.Body, batch: PyTree, no_key: PyTree) -> np.ndarray:
+        return np.asarray(self._run(encode, batch, no_key))
 
     def _groups(self, tokens: TokenStore) -> Iterator[tuple[list[np.ndarray], list[_Call], int]]:
         """Calls of one shape, one per device: (texts of each, arrays of each, slots). The last ones may be empty."""
@@ -172,13 +199,21 @@ def make_runner(
     encoder: Encoder,
     policy: dense.Policy,
     rows: tuple[int, ...],
-    tokens_per_call: int = TOKENS_PER_CALL,
+    tokens_per_call: int | None = None,
     spread: Parallel | None = None,
 ) -> Runner:
     """Place an encoder on its devices (default: the first), its parameters prepared for inference by the policy."""
     spread = spread or parallel.choose("jit")
     params = spread.replicate(prepare(jax.tree.map(jnp.asarray, encoder.params), policy))
-    return Runner(encoder, policy, rows, tokens_per_call, spread, params)
+    return Runner(encoder, policy, rows, tokens_per_call or default_tokens_per_call(policy), spread, params)
+
+
+def _calls_at_once(spread: Parallel) -> int:
+    """One for each core where the one device is the CPU; else one, and the device's own queue."""
+    if spread.count > 1 or jax.default_backend() != "cpu":
+        return 1
+    # macOS and Windows cannot say how many of the cores this process may use.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Progress:
@@ -225,8 +260,8 @@ def _compiled(
     return spread.compile(encode, donate=False)
 
 
-def _fetch(waiting: collections.deque[tuple[list[np.ndarray], int, jax.Array]], vectors: np.ndarray) -> None:
-    chosen, num_slots, result = waiting.popleft()
-    found = np.asarray(result)
+def _fetch(waiting: collections.deque[tuple[list[np.ndarray], int, _Fetch]], vectors: np.ndarray) -> None:
+    chosen, num_slots, fetch = waiting.popleft()
+    found = fetch()
     for device, texts in enumerate(chosen):
         vectors[texts] = found[device * num_slots : device * num_slots + len(texts)]

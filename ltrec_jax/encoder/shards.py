@@ -79,7 +79,7 @@ def encode_to_disk(
     policy: dense.Policy = "bfloat16",
     dtype: VectorType = "float32",
     max_length: int | None = None,
-    tokens_per_call: int = catalogue.TOKENS_PER_CALL,
+    tokens_per_call: int | None = None,
     shard_tokens: int = _SHARD_TOKENS,
     spread: Parallel | None = None,
     replace: bool = False,
@@ -100,7 +100,7 @@ def encode_to_disk(
         "max_length": length,
         "precision": policy,
         "dtype": dtype,
-        "tokens_per_call": tokens_per_call,
+        "tokens_per_call": tokens_per_call or catalogue.default_tokens_per_call(policy),
         "shard_tokens": shard_tokens,
     }
     if out.exists() and not out.is_dir():

@@ -32,6 +32,7 @@ from ltrec_jax.types import Array, PyTree
 # NumPy's files know no bfloat16: its bits are stored as uint16.
 _STORED: dict[Precision, type] = {"float32": np.float32, "bfloat16": np.uint16}
 _ROW_STEP = 32
+_TOKENS_PER_CALL = 2048
 # Seconds: another process may be computing the states of millions of texts.
 _LONGEST_WAIT = 7 * 86400.0
 
@@ -146,7 +147,7 @@ def _calls(tokens: TokenStore, pad_id: int) -> Iterator[tuple[np.ndarray, np.nda
     if not len(tokens):
         return
     row_length = max(_ROW_STEP, -(-int(tokens.lengths.max()) // _ROW_STEP) * _ROW_STEP)
-    rows = max(1, catalogue.TOKENS_PER_CALL // row_length)
+    rows = max(1, _TOKENS_PER_CALL // row_length)
     row, start = packing.pack(tokens.lengths, row_length)
     order = np.argsort(row, kind="stable")
     edges = np.searchsorted(row[order], np.arange(0, int(row.max()) + 1 + rows, rows))
