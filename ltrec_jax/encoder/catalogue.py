@@ -30,7 +30,7 @@ from ltrec_jax.text.store import TokenStore
 from ltrec_jax.types import PyTree
 
 # A program on all cores leaves some of them idle between its parts. Small programs side by side, one for each core,
-# keep them busy and their activations in the core's own cache. On 2 cores with AMX film titles (9 to 18 tokens) take two
+# keep them busy and their activations in the core's own cache. On 2 cores with AMX, film titles (9-18 tokens) take two
 # calls of 1,024 tokens at 14.4, 42 and 43 thousand tokens/s (float32, bfloat16, int8), two of 512 at 13.9, 43 and 47,
 # one call alone at 12.8, 35 and 35.
 _CPU_TOKENS_PER_CALL: dict[dense.Policy, int] = {"float32": 1024, "bfloat16": 512, "int8": 512}
