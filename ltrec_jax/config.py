@@ -23,7 +23,7 @@ Goal = Literal["explicit", "whole_data"]
 Decay = Literal["cosine", "linear", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
 PairObjective = Literal["squared_error", "softmax", "bpr"]
-TableRule = Literal["lazy_adam", "rowwise_adagrad", "dense_adam"]
+TableRule = Literal["lazy_adam", "sparse_adam", "rowwise_adagrad", "dense_adam"]
 Posterior = Literal["vb", "gibbs"]
 
 
@@ -90,8 +90,12 @@ class TrainConfig:
     head_learning_rate: Annotated[float, Doc("peak for projection and text bias")] = 0.005
     table_learning_rate: Annotated[float, Doc("peak for user and item rows")] = 0.02
     table_optimizer: Annotated[
-        TableRule, Doc("of user, item and word rows; dense_adam is for comparison: its cost grows with the tables")
-    ] = "lazy_adam"
+        TableRule,
+        Doc(
+            "of user, item and word rows. lazy_adam: a clock for each row; sparse_adam: one for the table, as PyTorch; "
+            "dense_adam is for comparison: its cost grows with the tables"
+        ),
+    ] = "sparse_adam"
     joint_rate: Annotated[
         float, Doc("factor on the two rates above in the encoder phase, which starts near an optimum")
     ] = 0.1

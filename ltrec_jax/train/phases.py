@@ -332,7 +332,9 @@ def _fresh_tables(problem: Problem) -> dict[str, sparse_table.SparseTable]:
             "items": sparse_table.make_table(items, rule, split=split),
         }
 
-    return make() if not split else spread.create(make, parallel.BY_ROWS)
+    if not split:
+        return make()
+    return spread.create(make, {name: sparse_table.layout(table) for name, table in jax.eval_shape(make).items()})
 
 
 def _mu(problem: Problem, state: TrainState) -> float:

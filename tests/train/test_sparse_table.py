@@ -44,6 +44,20 @@ def test_dense_adam_is_dense_adam():
     np.testing.assert_allclose(ours.values, dense_adam(start.values, dense, 0.1, 0.2), rtol=1e-5, atol=1e-6)
 
 
+def test_sparse_adam_is_adam_on_what_was_touched_with_the_clock_of_the_table():
+    ours, rng = table(), np.random.default_rng(5)
+    expected, first, second = np.array(ours.values, np.float64), np.zeros((6, 3)), np.zeros((6, 3))
+    for time, row in enumerate((1, 1, 4, 1, 4), start=1):  # row 4 is first met at the third update
+        gradient = rng.normal(size=(1, 3)).astype(np.float32)
+        ours = sparse_table.sparse_adam(ours, jnp.array([row], jnp.int32), gradient, learning_rate=0.1)
+        first[row] = 0.9 * first[row] + 0.1 * gradient[0]
+        second[row] = 0.999 * second[row] + 0.001 * gradient[0] ** 2
+        size = np.sqrt(second[row] / (1 - 0.999**time)) + sparse_table.EPSILON
+        expected[row] -= 0.1 * first[row] / (1 - 0.9**time) / size
+    np.testing.assert_allclose(ours.values, expected, rtol=1e-4)
+    assert float(ours.clock) == 5
+
+
 def test_rowwise_adagrad_by_hand():
     ours = sparse_table.make_table(table().values, "rowwise_adagrad")
     expected, sums = np.array(ours.values), np.zeros(6)
