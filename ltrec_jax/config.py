@@ -23,6 +23,7 @@ Goal = Literal["explicit", "whole_data"]
 Decay = Literal["cosine", "linear", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
 PairObjective = Literal["squared_error", "softmax", "bpr"]
+AttentionKernel = Literal["xla", "cudnn"]
 TableRule = Literal["lazy_adam", "sparse_adam", "rowwise_adagrad", "dense_adam"]
 Posterior = Literal["vb", "gibbs"]
 
@@ -54,6 +55,7 @@ class EncoderSection:
 
     name: Annotated[str, Doc("registry name, local directory or hub id")] = "all-MiniLM-L6-v2"
     precision: Annotated[Precision, Doc("operands of the matmuls; sums and master weights stay float32")] = "bfloat16"
+    attention: Annotated[AttentionKernel, Doc("on a GPU: by xla, or by cudnn (bfloat16 alone)")] = "xla"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,10 @@ class TrainConfig:
     cache_layers: Annotated[
         bool, Doc("under top:N, hidden states below the layers that learn are computed once and kept on disk")
     ] = True
+    remat: Annotated[bool, Doc("compute a layer's activations again backwards: far less memory, a third slower")] = (
+        False
+    )
+    scan_layers: Annotated[bool, Doc("compile one layer for all of them: a deep encoder compiles sooner")] = False
     encoder_dropout: Annotated[bool, Doc("use the encoder's own dropout rates in training")] = False
     parallel: Annotated[ParallelMode, Doc("auto: pmap on several local devices, else jit")] = "auto"
     shard_tables: Annotated[bool, Doc("split user and item rows over the devices instead of a copy on each")] = False

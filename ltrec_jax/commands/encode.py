@@ -44,6 +44,7 @@ class Encode:
     tokens_per_call: Annotated[
         int | None, tyro.conf.arg(help="per device; default: 512 or 1024 on a CPU, by precision, 16384 elsewhere")
     ] = None
+    attention: Annotated[Literal["xla", "cudnn"], tyro.conf.arg(help="on a GPU; cudnn needs bfloat16")] = "xla"
     replace: Annotated[bool, tyro.conf.arg(help="replace an --out made by other settings")] = False
 
     def run(self, settings: Sequence[str]) -> None:
@@ -54,7 +55,7 @@ class Encode:
         if self.tokens_per_call is not None and self.tokens_per_call < 1:
             raise UserError("--tokens-per-call must be at least 1.")
         source = self._corpus()
-        encoder = load_encoder(self.encoder)
+        encoder = load_encoder(self.encoder).with_attention(self.attention)
         parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
         parallel.warn_about_unused_accelerator()
         made = encode_to_disk(

@@ -6,12 +6,15 @@ Figures in comments: 16 rows of 64 tokens, 12 heads of 32, 2 cores with AMX, med
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from ltrec_jax.encoder import dense
+from ltrec_jax.encoder.config import AttentionKernel
+from ltrec_jax.errors import UserError
 from ltrec_jax.types import Array
 
 _NEVER = -1e30
@@ -23,19 +26,41 @@ def segment_mask(segment_ids_RxL: Array) -> jax.Array:
 
 
 def attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask_RxLxL: jax.Array, policy: dense.Policy
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask_RxLxL: jax.Array,
+    policy: dense.Policy,
+    kernel: AttentionKernel = "xla",
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v among the tokens that see each other. All arrays but the mask are [R, L, H, d]."""
+    """softmax(q k^T / sqrt(d)) v among the tokens that see each other. All arrays but the mask are [R, L, H, d].
+
+    `kernel` "cudnn": cuDNN's fused attention, which never stores the [L, L] weights; NVIDIA GPUs and bfloat16 alone
+    (else a `UserError`).
+    """
+    if kernel == "cudnn":
+        _check_cudnn(policy)
     if jax.default_backend() != "cpu":
         dtype = jnp.float32 if policy == "float32" else jnp.bfloat16
         with jax.default_matmul_precision("highest" if policy == "float32" else "default"):
             query, key, value = (x.astype(dtype) for x in (query, key, value))
-            context = jax.nn.dot_product_attention(query, key, value, mask=mask_RxLxL[:, None])
+            chosen: Literal["cudnn"] | None = "cudnn" if kernel == "cudnn" else None
+            context = jax.nn.dot_product_attention(query, key, value, mask=mask_RxLxL[:, None], implementation=chosen)
         return context.astype(jnp.float32)
     # On a CPU `dot_product_attention` takes 2.2 ms, and 5.9 with its gradient, against 1.3 and 3.6: heads before
     # tokens, an added mask and a division at the end let XLA run the whole chain as one kernel.
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value))
     return jnp.swapaxes(_by_heads(query, key, value, _additive(mask_RxLxL)), 1, 2)
+
+
+def _check_cudnn(policy: dense.Policy) -> None:
+    if jax.default_backend() != "gpu":
+        raise UserError(
+            f"Attention by cuDNN needs an NVIDIA GPU, and this process computes on {jax.default_backend()}: "
+            "set encoder.attention (--attention) to xla."
+        )
+    if policy == "float32":
+        raise UserError("Attention by cuDNN needs encoder.precision bfloat16, not float32.")
 
 
 def attention_with_dropout(

@@ -102,7 +102,7 @@ class SelfAttention(nn.Module):
         rounded = self.query.rounded(hidden_RxLxE) if self.policy == "int8" else None
         query, key, value = (f(hidden_RxLxE, rounded).reshape(shape) for f in (self.query, self.key, self.value))
         if deterministic or c.attention_dropout == 0.0:
-            context = attention.attention(query, key, value, mask_RxLxL, self.policy)
+            context = attention.attention(query, key, value, mask_RxLxL, self.policy, c.attention)
         else:
             context = attention.attention_with_dropout(
                 query, key, value, mask_RxLxL, lambda weights: self.dropout(weights, deterministic=False)

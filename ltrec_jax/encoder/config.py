@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from ltrec_jax.errors import UserError, unknown_name
 
 ModelType = Literal["bert", "roberta", "xlm-roberta", "camembert", "distilbert"]
+AttentionKernel = Literal["xla", "cudnn"]
 _ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert")
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -58,7 +59,8 @@ class EncoderConfig:
 
     `type_vocab_size` is 0 where the family has no token types (DistilBERT). `position_rows` counts the rows of the
     position table, `max_positions` the tokens a text may have: RoBERTa's first `pad_token_id + 1` rows are unused.
-    `has_pooler` says whether the parameter tree holds the pooler's dense layer.
+    `has_pooler` says whether the parameter tree holds the pooler's dense layer. `attention` is how it is computed
+    on a GPU, a choice of the process and in no file.
     """
 
     vocab_size: int
@@ -75,6 +77,7 @@ class EncoderConfig:
     attention_dropout: float = 0.1
     pad_token_id: int = 0
     has_pooler: bool = False
+    attention: AttentionKernel = "xla"
 
     @property
     def head_size(self) -> int:

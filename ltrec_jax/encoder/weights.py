@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ltrec_jax import storage
 from ltrec_jax.encoder import files, mlm_files, names
-from ltrec_jax.encoder.config import EncoderConfig
+from ltrec_jax.encoder.config import AttentionKernel, EncoderConfig
 from ltrec_jax.encoder.layout import read_layout, write_layout
 from ltrec_jax.encoder.pooling import Pooling
 from ltrec_jax.encoder.registry import resolve
@@ -61,6 +61,10 @@ class Encoder:
         host = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float32), params)
         fingerprint = _fingerprint(self.config, host, self.pooling, self.normalize)
         return dataclasses.replace(self, params=host, fingerprint=fingerprint)
+
+    def with_attention(self, kernel: AttentionKernel) -> Self:
+        """The same encoder, its attention computed on a GPU by this kernel (`attention`)."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, attention=kernel))
 
 
 def load_encoder(name_or_path: str | Path) -> Encoder:
@@ -133,4 +137,6 @@ def export_weights(
 def _fingerprint(config: EncoderConfig, params: PyTree, pooling: Pooling, normalize: bool) -> str:
     flat = flatten_dict(params, sep="/")
     arrays = [part for path in sorted(flat) for part in (path, flat[path])]
-    return storage.content_hash(dataclasses.asdict(config), pooling, normalize, *arrays)
+    # How attention is computed changes no vector but by rounding.
+    shape = {name: value for name, value in dataclasses.asdict(config).items() if name != "attention"}
+    return storage.content_hash(shape, pooling, normalize, *arrays)

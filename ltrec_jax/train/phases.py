@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltrec_jax import parallel
 from ltrec_jax.config import TrainConfig
 from ltrec_jax.encoder import catalogue, pooling
 from ltrec_jax.encoder.bert import Bert
@@ -286,7 +285,7 @@ def encode_slots(problem: Problem, hidden: HiddenStates | None) -> PooledTexts:
     """How the texts of a batch become vectors: through all layers, or those above the stored `hidden` states."""
     cached_layers = 0 if hidden is None else hidden.layers
     train, encoder = problem.config.train, problem.encoder
-    bert = Bert(encoder.config, problem.config.encoder.precision)
+    bert = Bert(encoder.config, problem.config.encoder.precision, remat=train.remat, scan=train.scan_layers)
 
     def pooled(params: PyTree, batch: Batch, words: Array | None, key: jax.Array) -> jax.Array:
         assert batch.token_ids is not None

@@ -143,7 +143,7 @@ def load_problem(
     if len(split.train_rows) == 0:
         raise UserError(f"The training part of the split {split.name!r} is empty.")
     dataset = split.dataset
-    encoder = load_encoder(config.encoder.name)
+    encoder = load_encoder(config.encoder.name).with_attention(config.encoder.attention)
     template = config.data.template or str(dataset.info.get("template") or templates.default_template(dataset.items))
     texts = templates.render(template, dataset.items)
     tokens = _tokens(texts, "item", encoder, config)

@@ -16,7 +16,7 @@ which only the owner's is not zero; writing, each applies what concerns its own 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ import numpy as np
 from ltrec_jax import parallel
 from ltrec_jax.config import TableRule
 from ltrec_jax.parallel import Parallel
-from ltrec_jax.types import Array
+from ltrec_jax.types import Array, PyTree
 
 B1, B2, EPSILON = 0.9, 0.999, 1e-8
 ROWS_MULTIPLE = 3840
@@ -95,10 +95,11 @@ def make_table(values: Array, rule: TableRule = "lazy_adam", *, split: bool = Fa
     return SparseTable(cells, jnp.zeros(()), (width, first, second), real_rows if split else None)
 
 
-def layout(table: SparseTable) -> SparseTable:
+def layout(table: SparseTable) -> PyTree:
     """How a table lies over the devices: a table of partition specifications."""
-    rows = parallel.WHOLE if table.split_rows is None else parallel.BY_ROWS
-    return dataclasses.replace(table, cells=rows, clock=parallel.WHOLE)
+    rows: Any = parallel.WHOLE if table.split_rows is None else parallel.BY_ROWS
+    clock: Any = parallel.WHOLE
+    return dataclasses.replace(table, cells=rows, clock=clock)
 
 
 def gather(table: SparseTable, ids: Array, axis: str | None = None) -> jax.Array:

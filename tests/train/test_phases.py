@@ -161,6 +161,15 @@ def test_the_rule_of_the_tables_is_the_configured_one(problem):
         assert np.unique(dense.updates).tolist() == [4]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["remat", "scan_layers"])
+def test_how_layers_are_run_changes_no_step(problem, setting):
+    _, plain = run_steps(problem, encoder_phase)
+    _, other = run_steps(on(problem, problem.spread, **{setting: True}), encoder_phase)
+    for one, two in zip(plain, other, strict=True):
+        np.testing.assert_allclose(two["squared_error"], one["squared_error"], rtol=1e-3)
+
+
 def test_words_that_no_text_has_keep_their_bits(problem):
     state, _ = run_steps(problem, encoder_phase)
     used = np.unique(problem.tokens.values)
