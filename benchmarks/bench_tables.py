@@ -69,7 +69,7 @@ def update(num_users: int, steps: int, same_rows: bool = False) -> dict[str, Any
 
     def pull(table: sparse_table.SparseTable, ids: jax.Array, target: jax.Array) -> sparse_table.SparseTable:
         gradient = sparse_table.gather(table, ids) - target
-        return sparse_table.lazy_adam(table, ids, gradient, learning_rate=0.01)
+        return sparse_table.sparse_adam(table, ids, gradient, learning_rate=0.01)
 
     step = jax.jit(pull, donate_argnums=0)
     rng, table, seconds = np.random.default_rng(0), fresh(), []

@@ -74,7 +74,7 @@ def main() -> None:
         for _ in range(rounds):
             for precision in ("float32", "bfloat16"):
                 settings = {"folder": str(folder), "precision": precision, "steps": steps, "sizes": {}}
-                result = in_child(__file__, "ours", **settings, table_optimizer="lazy_adam")
+                result = in_child(__file__, "ours", **settings, table_optimizer="sparse_adam")
                 mine.setdefault(precision, []).append(two_tower.summary(result))
                 for rival, asked in RIVALS.items():
                     result = two_tower.run_rival(

@@ -158,7 +158,7 @@ class BayesConfig:
     gibbs_factors: Annotated[int, Doc("D of a Gibbs sample, and of the served vectors")] = 16
     sweeps: Annotated[int, Doc("Gibbs sweeps, burn-in included")] = 240
     burn_in: Annotated[int, Doc("sweeps that are thrown away")] = 40
-    factor_sd: Annotated[float, Doc("prior sd of a factor, for ratings of variance 1")] = 0.2
+    factor_sd: Annotated[float, Doc("prior sd of a factor, for ratings of variance 1")] = 0.8
     bias_sd: Annotated[float, Doc("prior sd of a bias, for ratings of variance 1")] = 0.4
     user_noise: Annotated[float, Doc("a_u ~ Gamma(this, this): how alike users are in their noise")] = 5.0
     item_noise: Annotated[float, Doc("g_i ~ Gamma(this, this)")] = 10.0
