@@ -1,7 +1,5 @@
 """Fold-in is the row solve of training; events one by one give the same; both recipes' priors."""
 
-import time
-
 import jax
 import numpy as np
 import pytest
@@ -109,21 +107,6 @@ def test_whole_data_events_one_by_one_equal_all_at_once(whole_data):
     for item, d, t in zip(items, design, target, strict=True):
         row = fold_in.observe(prior, row, item, d, t)
     np.testing.assert_allclose(row.mean, fold_in.fold_in(prior, items, design, target), rtol=1e-8)
-
-
-def test_twenty_events_at_width_384_are_fast():
-    rng = np.random.default_rng(2)
-    vectors = rng.normal(size=(500, 384)) * 0.05
-    prior = fold_in.whole_data_prior(vectors, np.arange(500), SETTINGS)
-    items = np.arange(20)
-    design, target = fold_in.events(prior, items, None, 0.0, vectors, np.zeros(500))
-    fold_in.fold_in(prior, items, design, target)
-    taken = []
-    for _ in range(20):
-        began = time.perf_counter()
-        fold_in.fold_in(prior, items, design, target)
-        taken.append(time.perf_counter() - began)
-    assert min(taken) < 0.005
 
 
 def test_bad_input(explicit):
