@@ -20,8 +20,7 @@ def write_run(run: Path) -> None:
     """A run directory whose bundle has MovieLens-1M's size: drawn vectors and histories, real encoder."""
     import pandas as pd
 
-    from ltrec_jax import config as configuration
-    from ltrec_jax import storage
+    from ltrec_jax import plain_settings, storage
     from ltrec_jax.bundle import Bundle
     from ltrec_jax.config import Config
     from ltrec_jax.data.history import History
@@ -63,7 +62,7 @@ def write_run(run: Path) -> None:
         },
         text_vectors=draw(ITEMS, hidden).astype(np.float16),
     )
-    storage.write_text(run / "config.toml", configuration.to_toml(Config()))
+    storage.write_text(run / "config.toml", plain_settings.to_toml(Config()))
     bundle.save(run / "bundle")
 
 

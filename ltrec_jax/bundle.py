@@ -15,7 +15,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from ltrec_jax import config as configuration
-from ltrec_jax import storage
+from ltrec_jax import plain_settings, storage
 from ltrec_jax.config import Config
 from ltrec_jax.data import columns
 from ltrec_jax.data.directory import read_table, write_table
@@ -122,7 +122,7 @@ class Bundle:
                     "about": dict(self.about),
                     "mu": self.vectors.mu,
                     "prior": self.prior and {"explicit": self.prior.explicit, "ridge": self.prior.ridge},
-                    "config": configuration.to_dict(self.config),
+                    "config": plain_settings.to_dict(self.config),
                     "sha256": {p.relative_to(directory).as_posix(): storage.sha256_file(p) for p in files},
                 },
             )

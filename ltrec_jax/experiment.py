@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ltrec_jax import config as configuration
-from ltrec_jax import page, parallel, storage
+from ltrec_jax import page, parallel, plain_settings, storage
 from ltrec_jax.baselines import biases, registry
 from ltrec_jax.baselines.item_texts import item_texts
 from ltrec_jax.baselines.registry import Fitted
@@ -130,7 +129,7 @@ def compare(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] 
     names = short if len(set(short)) == len(short) else [str(path) for path in paths]
     found = evaluate({name: bundle for name, (_, bundle) in zip(names, opened, strict=True)}, split, opened[0][0])
     if out is not None:
-        settings = {name: configuration.to_dict(config) for name, (config, _) in zip(names, opened, strict=True)}
+        settings = {name: plain_settings.to_dict(config) for name, (config, _) in zip(names, opened, strict=True)}
         report.write_report(found, Path(out), settings=settings, hardware=parallel.describe_hardware())
     return found
 
@@ -158,7 +157,7 @@ def evaluate_run(
         run,
         curve=[row for row in read_rows(run / "metrics.jsonl") if not row["phase"].startswith(REFIT)],
         examples={user: examples},
-        settings=configuration.to_dict(config),
+        settings=plain_settings.to_dict(config),
         hardware=parallel.describe_hardware(),
     )
     return found, examples

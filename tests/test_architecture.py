@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "ltrec_jax"
 # Rooms from the ground up. A room imports rooms of lower rows, of its own row only where that row says so.
 ROWS = [
     {"version", "errors", "memory"},
-    {"processes"},
+    {"processes", "plain_settings"},
     {"types", "config", "storage", "parallel", "topk", "page"},
     {"data"},
     {"text"},

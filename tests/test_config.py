@@ -4,23 +4,24 @@ import re
 import pytest
 
 from ltrec_jax import config as configuration
+from ltrec_jax import plain_settings
 from ltrec_jax.config import Config, TrainConfig
 from ltrec_jax.errors import UserError
 
 
 def test_toml_round_trip_keeps_every_field():
     changed = Config(seed=7, train=TrainConfig(epochs=3, learning_rate=1e-4, trainable="top:2"))
-    assert configuration.from_toml(configuration.to_toml(changed)) == changed
+    assert configuration.from_toml(plain_settings.to_toml(changed)) == changed
 
 
 def test_dict_round_trip():
-    assert configuration.from_dict(configuration.to_dict(Config())) == Config()
+    assert configuration.from_dict(plain_settings.to_dict(Config())) == Config()
 
 
 def test_every_setting_is_documented_and_stands_in_the_toml():
-    text = configuration.to_toml(Config())
+    text = plain_settings.to_toml(Config())
     for section in [Config(), *(v for v in vars(Config()).values() if dataclasses.is_dataclass(v))]:
-        for name, doc in configuration.field_docs(type(section)).items():
+        for name, doc in plain_settings.field_docs(type(section)).items():
             if not dataclasses.is_dataclass(getattr(section, name)):
                 assert doc
                 assert f"\n{name} = " in "\n" + text

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltrec_jax import cli, experiment
-from ltrec_jax import config as configuration
+from ltrec_jax import cli, experiment, plain_settings
 from ltrec_jax.baselines import biases
 from ltrec_jax.train.tracking import read_rows
 
@@ -27,7 +26,7 @@ def run(tmp_path_factory, small_dataset, small_config):
     data = dataclasses.replace(small_config.data, dataset=str(place / "data"), split="random")
     train = dataclasses.replace(small_config.train, head_epochs=10)
     config = dataclasses.replace(small_config, data=data, train=train, refit=True)
-    (place / "c.toml").write_text(configuration.to_toml(config))
+    (place / "c.toml").write_text(plain_settings.to_toml(config))
     assert cli.main(["train", "--config", str(place / "c.toml"), "--out", str(place / "run")]) == 0
     return place / "run"
 

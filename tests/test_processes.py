@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ltrec_jax import config as configuration
-from ltrec_jax import processes
+from ltrec_jax import plain_settings, processes
 from ltrec_jax.bundle import Bundle
 from ltrec_jax.config import BayesConfig, ScheduleConfig
 from ltrec_jax.errors import UserError
@@ -72,7 +72,7 @@ def world(tmp_path_factory, small_dataset, small_config):
     data = dataclasses.replace(small_config.data, dataset=str(place / "data"), split="random")
     train = dataclasses.replace(small_config.train, parallel="auto", head_epochs=6, epochs=1, save_minutes=1e-6)
     config = dataclasses.replace(small_config, data=data, train=train)
-    (place / "c.toml").write_text(configuration.to_toml(config))
+    (place / "c.toml").write_text(plain_settings.to_toml(config))
     return place
 
 
@@ -132,7 +132,7 @@ def test_two_processes_solve_tune_and_solve_as_one_with_two_devices(world, goal)
     config = configuration.from_toml((world / "c.toml").read_text())
     schedule = ScheduleConfig(goal=goal, trainable="top:1", epochs=2, batch_items=16)
     config = dataclasses.replace(config, schedule=schedule, bayes=BayesConfig(factors=2, iterations=10))
-    (world / f"{goal}.toml").write_text(configuration.to_toml(config))
+    (world / f"{goal}.toml").write_text(plain_settings.to_toml(config))
     one = start(world, f"{goal}-one", devices=2, config=f"{goal}.toml")
     codes, _, errors = wait([one, *start_two(world, f"{goal}-two", config=f"{goal}.toml")])
     assert codes == [0, 0, 0], errors

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tqdm
 from typing_extensions import Doc
 
-from ltrec_jax import config as configuration
+from ltrec_jax import plain_settings
 from ltrec_jax.baselines import biases, bpr, chance, ease, ials, item_knn, popularity, text_knn
 from ltrec_jax.baselines.training import Training
 from ltrec_jax.errors import UserError, unknown_name
@@ -112,7 +112,7 @@ def settings_from_toml(text: str, source: str) -> dict[str, Any]:
     if not isinstance(tables, dict) or not tables:
         raise UserError(f"{source} has no table [baselines.NAME]. `ltrec tune` writes such files.")
     return {
-        name: configuration.from_dict(values, find(name).settings, where=f"baselines.{name}.")
+        name: plain_settings.from_dict(values, find(name).settings, where=f"baselines.{name}.")
         for name, values in tables.items()
     }
 
@@ -127,4 +127,4 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def settings_to_toml(settings: Mapping[str, Any]) -> str:
     """TOML tables `[baselines.NAME]` with every field's explanation: `settings_from_toml` gives the same back."""
-    return "\n".join(configuration.to_toml_table(f"baselines.{name}", each) for name, each in settings.items())
+    return "\n".join(plain_settings.to_toml_table(f"baselines.{name}", each) for name, each in settings.items())

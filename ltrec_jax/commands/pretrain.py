@@ -39,12 +39,12 @@ class Pretrain:
     print_config: Annotated[bool, tyro.conf.arg(help="write the settings, commented, and stop")] = False
 
     def run(self, settings: Sequence[str]) -> None:
-        from ltrec_jax import config as configuration
+        from ltrec_jax import plain_settings
         from ltrec_jax.train.pretrain_config import PretrainConfig
 
         chosen = tyro.cli(PretrainConfig, args=list(settings), prog="ltrec pretrain")
         if self.print_config:
-            sys.stdout.write(configuration.to_toml(cast(Any, chosen)))
+            sys.stdout.write(plain_settings.to_toml(cast(Any, chosen)))
             return
         if bool(self.data) == (self.texts is not None):
             raise UserError("Name the texts by one of --data (a dataset) and --texts (a table or lines of text).")

@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from ltrec_jax import config as configuration
+from ltrec_jax import plain_settings
 from ltrec_jax.config import Config, Steps
 from ltrec_jax.errors import UserError
 
@@ -64,7 +65,7 @@ class Train:
         steps = ["--schedule.steps", self.schedule] if self.schedule else []
         chosen = chosen_config(self.config, [*settings, *steps], "ltrec train")
         if self.print_config:
-            sys.stdout.write(configuration.to_toml(chosen))
+            sys.stdout.write(plain_settings.to_toml(chosen))
             return
         from ltrec_jax import experiment, processes
 

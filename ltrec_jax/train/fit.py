@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ltrec_jax import config as configuration
-from ltrec_jax import processes, storage
+from ltrec_jax import plain_settings, processes, storage
 from ltrec_jax.bundle import Bundle, save_vectors
 from ltrec_jax.config import Config
 from ltrec_jax.data import columns
@@ -56,7 +56,7 @@ def fit(
         raise UserError(f"{out} is not seen by all processes. It must be on a file system that they share.")
     problem = load_problem(split, config)
     first = processes.is_first()
-    writer = open_writer(out, config.train.track, configuration.to_dict(config)) if first else Nowhere()
+    writer = open_writer(out, config.train.track, plain_settings.to_dict(config)) if first else Nowhere()
     trace = (out / "profile", profile if first else 0)
     with contextlib.closing(writer):
         if config.schedule.steps == "gradient":
@@ -120,7 +120,7 @@ def _open_run(out: Path, config: Config, *, resume: bool) -> None:
     if not resume:
         if out.exists() and any(out.iterdir()):
             raise UserError(f"{out} is not empty. Choose another directory with --out, or go on in it with --resume.")
-        storage.write_text(out / "config.toml", configuration.to_toml(config))
+        storage.write_text(out / "config.toml", plain_settings.to_toml(config))
     elif load_run_config(out) != config:
         raise UserError(f"{out} was started with another configuration (see its config.toml); it cannot be resumed.")
 

@@ -14,8 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ltrec_jax import config as configuration
-from ltrec_jax import parallel, storage
+from ltrec_jax import parallel, plain_settings, storage
 from ltrec_jax.data.dataset import Dataset
 from ltrec_jax.encoder import catalogue
 from ltrec_jax.encoder.bert import initialise
@@ -140,7 +139,7 @@ def pretrain(
         "reason": outcomes[PRETRAIN].reason,
         "seconds": {name.replace(" ", "_"): value for name, value in seconds.items()},
         "cold_items": cold_items.compare(rated, encoder.name, out / "encoder", config) if cold and rated else None,
-        "settings": configuration.to_dict(config),
+        "settings": plain_settings.to_dict(config),
         "hardware": parallel.describe_hardware(),
         "version": __version__,
     }
@@ -149,7 +148,7 @@ def pretrain(
 
 
 def _open_run(out: Path, config: PretrainConfig, corpus: Corpus, *, resume: bool) -> None:
-    about = {"texts": corpus.name, "fingerprint": corpus.fingerprint, "settings": configuration.to_dict(config)}
+    about = {"texts": corpus.name, "fingerprint": corpus.fingerprint, "settings": plain_settings.to_dict(config)}
     if not resume:
         if out.exists() and any(out.iterdir()):
             raise UserError(f"{out} is not empty. Choose another directory with --out, or go on in it with --resume.")

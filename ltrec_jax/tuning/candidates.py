@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ltrec_jax import config as configuration
+from ltrec_jax import plain_settings
 from ltrec_jax.baselines import registry
 from ltrec_jax.baselines.item_texts import ItemTexts
 from ltrec_jax.baselines.scoring import Factors
@@ -66,7 +67,7 @@ def candidates(
 
 def with_values(config: Config, values: Values) -> Config:
     """The configuration with values set by dotted names ("model.user_l2")."""
-    nested = configuration.to_dict(config)
+    nested = plain_settings.to_dict(config)
     for name, value in values.items():
         section, _, field = name.rpartition(".")
         (nested[section] if section else nested)[field] = value

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ltrec_jax import config as configuration
-from ltrec_jax import storage
+from ltrec_jax import plain_settings, storage
 from ltrec_jax.baselines import registry
 from ltrec_jax.baselines.item_texts import ItemTexts, item_texts
 from ltrec_jax.config import Config
@@ -87,7 +86,7 @@ def _write(out: Path, candidate: Candidate, tuned: Tuned) -> None:
     """Keep what was found for a model beside what is there of others."""
     settings, baselines, trials = candidate.settings(tuned.best.values), out / BASELINES, out / "trials.json"
     if isinstance(settings, Config):
-        storage.write_text(out / f"{tuned.name}.toml", configuration.to_toml(settings))
+        storage.write_text(out / f"{tuned.name}.toml", plain_settings.to_toml(settings))
     else:
         known = registry.read_settings(baselines) if baselines.is_file() else {}
         storage.write_text(baselines, registry.settings_to_toml(known | {tuned.name: settings}))

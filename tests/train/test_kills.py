@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ltrec_jax import config as configuration
-from ltrec_jax import parallel
+from ltrec_jax import parallel, plain_settings
 from ltrec_jax.bundle import Bundle
 from ltrec_jax.train import phases
 from ltrec_jax.train.checkpoint import Checkpoints
@@ -56,7 +55,7 @@ def config(small_config):
 @pytest.fixture
 def server(small_dataset, config, tmp_path):
     small_dataset.save(tmp_path / "data")
-    (tmp_path / "c.toml").write_text(configuration.to_toml(config))
+    (tmp_path / "c.toml").write_text(plain_settings.to_toml(config))
     (tmp_path / "server.py").write_text(SERVER)
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
