@@ -72,8 +72,8 @@ def _later(dataset: Dataset, seed: int) -> Split:
 
 
 _TUNED = ScheduleConfig(steps="solve_tune_solve", goal="whole_data")
-# Cold items of MovieLens-1M, validation, three splits, nDCG@20: frozen .1168 (cold_l2 3, the best); fine-tuned with top:2
-# and rate 5e-5 .1343, with 1e-4 .1433, top:3 and 1e-4 .1509, all and 1e-4 .1494. On MovieLens-100K more overfits.
+# Cold items of MovieLens-1M, validation, three splits, nDCG@20: frozen .1168 (cold_l2 3, the best); fine-tuned with
+# top:2 and rate 5e-5 .1343, with 1e-4 .1433, top:3 and 1e-4 .1509, all and 1e-4 .1494. On MovieLens-100K more overfits.
 _PROTOCOLS = (
     Protocol(
         "ml100k",
