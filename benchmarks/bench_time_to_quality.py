@@ -3,11 +3,11 @@
     python benchmarks/bench_time_to_quality.py --json benchmarks/results/bench_time_to_quality.json
 
 All start from the same weights. Ours and deduplicated PyTorch train on the same batches: head and tables on frozen text
-vectors, whose encoding is in each side's time (the rival's in batches of sorted length), then everything. The target is what ours reaches in the end,
-and each side's time is that of the first evaluation at it or below. Plain PyTorch trains everything from the start: it
-encodes the text of every pair, 64 per update; its learning rates stay at their peaks after the warm-up, which favours
-it, and it is given up after `--plain-seconds`: then its time is a lower bound. Evaluations, compiling and PyTorch's
-making of batches are not in the times.
+vectors, then everything. Each side's time has its own encoding of the texts in it (PyTorch's in batches of sorted
+length). The target is what ours reaches in the end, and each side's time is that of the first evaluation at it or
+below. Plain PyTorch trains everything from the start: it encodes the text of every pair, 64 per update; its learning
+rates stay at their peaks after the warm-up, which favours it, and it is given up after `--plain-seconds`: then its time
+is a lower bound. Evaluations, compiling and PyTorch's making of batches are not in the times.
 """
 
 import json
