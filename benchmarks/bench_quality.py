@@ -13,7 +13,7 @@ import quality_ratings
 import quality_top_n
 from quality import Outcome
 
-from ltrec_jax import storage
+from ltrec_jax import parallel, storage
 
 PROTOCOLS: Mapping[str, Callable[[bool], Outcome]] = {
     "ml100k_top_n": quality_top_n.movielens_100k,
@@ -30,8 +30,10 @@ def main() -> None:
     parser = harness.arguments(__doc__ or "")
     parser.add_argument("--only", nargs="+", choices=list(PROTOCOLS), help="protocols to run; default: all")
     options = parser.parse_args()
-    # Protocols that are not run again keep their figures.
+    # As every command does: a program is compiled once per machine.
+    parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
     before = storage.read_json(options.json) if options.json and options.json.is_file() else {}
+    # Protocols that are not run again keep their figures.
     headline: dict[str, float] = dict(before.get("headline", {}))
     details: dict[str, object] = dict(before.get("details", {}))
     rows: list[tuple[str, str]] = []
