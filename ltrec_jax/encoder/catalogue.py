@@ -97,7 +97,7 @@ def row_lengths(lengths: np.ndarray) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Runner:
-    """An encoder on its devices. `rows`: the row lengths that texts are packed into."""
+    """An encoder on its devices. `rows`: lengths of rows that texts are packed into; `compiled`: shapes that ran."""
 
     encoder: Encoder
     policy: dense.Policy
@@ -105,6 +105,7 @@ class Runner:
     tokens_per_call: int
     spread: Parallel
     params: PyTree
+    compiled: set[tuple[int, ...]] = dataclasses.field(default_factory=set)
 
     def vectors(self, tokens: TokenStore, advance: Callable[[int, int], None]) -> np.ndarray:
         """Vectors of all texts of a store, float32 [I, E]; equal texts are not looked for. Zeros for an empty text.
@@ -119,7 +120,6 @@ class Runner:
         waiting: collections.deque[tuple[list[np.ndarray], int, _Fetch]] = collections.deque()
         no_key = self.spread.replicate(np.zeros((), np.uint32))
         at_once = _calls_at_once(self.spread)
-        compiled: set[tuple[int, ...]] = set()
         with ThreadPoolExecutor(at_once) as pool:
             for chosen, calls, num_slots in self._groups(tokens):
                 encode = _compiled(
@@ -134,11 +134,11 @@ class Runner:
                     tuple(np.stack(arrays) for arrays in zip(*calls[self.spread.share], strict=True))
                 )
                 shape = (*calls[0][0].shape, num_slots)
-                if at_once > 1 and shape in compiled:
+                if at_once > 1 and shape in self.compiled:
                     fetch = pool.submit(self._run_and_fetch, encode, batch, no_key).result
                 else:  # In this thread: calls over several devices must start in one order, and one thread compiles.
                     fetch = functools.partial(np.asarray, self._run(encode, batch, no_key))
-                compiled.add(shape)
+                self.compiled.add(shape)
                 waiting.append((chosen, num_slots, fetch))
                 # Fetching late lets the devices work while the host packs the next.
                 if len(waiting) > at_once:
