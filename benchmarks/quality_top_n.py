@@ -48,7 +48,8 @@ BASELINES = ("popularity", *BEHAVIOUR, "bpr", KNN, "tfidf-knn")
 class Protocol:
     """A dataset, its cut into training and test part for a seed, and our settings, chosen by `choose` on validation.
 
-    `tail_power`: the place of the tail dial (beta) that goes into the table beside 0. `frozen_cold_l2`: the penalty of
+    `tail_power`: the place of the tail dial (beta) that goes into the table beside 0; `dial`: others, which are scored
+    too, so that it can be seen what lies between. `frozen_cold_l2`: the penalty of
     the cold items' map that is best without fine-tuning; `whole_data.cold_l2` is the one that is best with it.
     """
 
@@ -61,6 +62,7 @@ class Protocol:
     whole_data: WholeDataConfig
     tail_power: float
     frozen_cold_l2: float
+    dial: tuple[float, ...] = ()
 
 
 def _random_cold_items(dataset: Dataset, seed: int) -> Split:
@@ -107,6 +109,7 @@ _PROTOCOLS = (
         WholeDataConfig(alternations=3, cold_l2=300),
         tail_power=0.2,
         frozen_cold_l2=300,
+        dial=(0.15, 0.21, 0.22, 0.23, 0.24, 0.25),
     ),
 )
 PROTOCOLS = {protocol.dataset: protocol for protocol in _PROTOCOLS}
@@ -140,6 +143,8 @@ def ours(protocol: Protocol, split: Split, texts: ItemTexts) -> Models:
         found = schedule.run(load_problem(split, config), Path(directory), Nowhere())
     vectors, frozen = found.solved.vectors, found.frozen_text
     models: Models = {OURS: vectors, TURNED: _turned(vectors, found.solved.counts, protocol.tail_power)}
+    for place in protocol.dial:
+        models[f"{TURNED} {place}"] = _turned(vectors, found.solved.counts, place)
     if frozen is None:
         return models
     return models | {FROZEN_SAME: frozen, FROZEN: _placed_anew(frozen, found.solved.counts, protocol, texts)}
