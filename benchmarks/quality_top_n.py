@@ -49,8 +49,8 @@ class Protocol:
     """A dataset, its cut into training and test part for a seed, and our settings, chosen by `choose` on validation.
 
     `tail_power`: the place of the tail dial (beta) that goes into the table beside 0; `dial`: others, which are scored
-    too, so that it can be seen what lies between. `frozen_cold_l2`: the penalty of
-    the cold items' map that is best without fine-tuning; `whole_data.cold_l2` is the one that is best with it.
+    too, so that it can be seen what lies between. `frozen_cold_l2`: the penalty of the cold items' map that is best
+    without fine-tuning; `whole_data.cold_l2` is the one that is best with it.
     """
 
     short: str
