@@ -36,7 +36,7 @@ def test_a_plan_foresees_what_training_makes_and_encodes_nothing(
     state, source = prepared.state, prepared.source
     assert encoder.tokens_per_epoch == source.tokens_per_epoch > 0 == head.tokens_per_epoch
     assert encoder.table_bytes == real_bytes([table.values for table in state.tables.values()])
-    moments = [table.columns[1:] for table in state.tables.values()]
+    moments = [(table.columns[1:], table.clock) for table in state.tables.values()]
     assert encoder.optimizer_bytes == real_bytes((state.optimizer, moments))
     assert encoder.step_bytes > real_bytes(state)
     assert plan.seconds(encoder) > 0 == plan.seconds(head)
