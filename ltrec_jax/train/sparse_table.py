@@ -168,15 +168,23 @@ def _rule(apply: Callable[[SparseTable, jax.Array, jax.Array, Array | float, flo
     return update
 
 
-def _with_rows(table: SparseTable, rows: jax.Array, after: Columns) -> SparseTable:
-    cells = _put(table.cells, rows, jnp.concatenate(after, axis=1))
-    return dataclasses.replace(table, cells=cells, clock=table.clock + 1)
+def _lazy_rule(step: Callable[[Columns, jax.Array, Array | float, float, jax.Array], Columns]) -> Update:
+    """A rule from what it makes of the touched rows alone; its last argument is the number of this update, from 1."""
+
+    @_rule
+    @functools.wraps(step)
+    def apply(
+        table: SparseTable, rows: jax.Array, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
+    ) -> SparseTable:
+        clock = table.clock + 1
+        after = step(table.parts(_take(table, rows)), gradient, learning_rate, weight_decay, clock)
+        return dataclasses.replace(table, cells=_put(table.cells, rows, jnp.concatenate(after, axis=1)), clock=clock)
+
+    return apply
 
 
-@_rule
-def lazy_adam(
-    table: SparseTable, rows: jax.Array, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
-) -> SparseTable:
+@_lazy_rule
+def lazy_adam(rows: Columns, gradient: jax.Array, rate: Array | float, decay: float, clock: jax.Array) -> Columns:
     """One Adam step (Kingma & Ba, 2015) on the touched rows; the others stay as they are.
 
     Gradients of equal ids are summed before they are squared. Each row has its own clock t (its number of updates), so
@@ -185,37 +193,29 @@ def lazy_adam(
 
         row <- row - lr (m_t / (1 - b1^t) / (sqrt(v_t / (1 - b2^t)) + eps) + weight_decay row)
     """
-    before = table.parts(_take(table, rows))
-    return _with_rows(table, rows, _adam(before, gradient, learning_rate, weight_decay, before.updates + 1))
+    return _adam(rows, gradient, rate, decay, rows.updates + 1)
 
 
-@_rule
-def sparse_adam(
-    table: SparseTable, rows: jax.Array, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
-) -> SparseTable:
+@_lazy_rule
+def sparse_adam(rows: Columns, gradient: jax.Array, rate: Array | float, decay: float, clock: jax.Array) -> Columns:
     """`lazy_adam` with one clock t for the whole table: its number of updates, as in PyTorch's SparseAdam.
 
     A row that is first met late, or seldom, is corrected as if its moments had been averaged for long: its step is up
     to (1 - b1) / sqrt(1 - b2) = 3.2 times as large.
     """
-    before = table.parts(_take(table, rows))
-    return _with_rows(table, rows, _adam(before, gradient, learning_rate, weight_decay, table.clock + 1))
+    return _adam(rows, gradient, rate, decay, clock)
 
 
-@_rule
-def rowwise_adagrad(
-    table: SparseTable, rows: jax.Array, gradient: jax.Array, learning_rate: Array | float, weight_decay: float
-) -> SparseTable:
+@_lazy_rule
+def rowwise_adagrad(rows: Columns, gradient: jax.Array, rate: Array | float, decay: float, clock: jax.Array) -> Columns:
     """One step of Adagrad (Duchi et al., 2011) with one accumulator for each row, as in large embedding tables
     (Gupta et al., "Training recommender systems at scale", 2020): memory N instead of 2 N W.
 
         G <- G + mean_j g_j^2          row <- row - lr (g / (sqrt(G) + eps) + weight_decay row)
     """
-    before = table.parts(_take(table, rows))
-    second = before.second + jnp.mean(gradient**2, axis=1, keepdims=True)
-    direction = gradient / (jnp.sqrt(second) + EPSILON) + weight_decay * before.values
-    after = Columns(before.values - learning_rate * direction, before.first, second, before.updates + 1)
-    return _with_rows(table, rows, after)
+    second = rows.second + jnp.mean(gradient**2, axis=1, keepdims=True)
+    direction = gradient / (jnp.sqrt(second) + EPSILON) + decay * rows.values
+    return Columns(rows.values - rate * direction, rows.first, second, rows.updates + 1)
 
 
 @_rule
