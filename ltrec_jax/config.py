@@ -152,7 +152,7 @@ class WholeDataConfig:
 class BayesConfig:
     """Ratings by Bayesian factorisation anchored at side information (`bayes`): penalties and noise are learnt."""
 
-    method: Annotated[Posterior, Doc("vb: variational Bayes; gibbs: sampled, about as good")] = "vb"
+    method: Annotated[Posterior, Doc("vb: variational Bayes; gibbs: sampled, a little better, slower")] = "vb"
     factors: Annotated[int, Doc("D under variational Bayes")] = 8
     iterations: Annotated[int, Doc("of variational Bayes; 100 have not converged")] = 200
     gibbs_factors: Annotated[int, Doc("D of a Gibbs sample, and of the served vectors")] = 16

@@ -60,7 +60,9 @@ def _check_cudnn(policy: dense.Policy) -> None:
             "set encoder.attention (--attention) to xla."
         )
     if policy == "float32":
-        raise UserError("Attention by cuDNN needs encoder.precision bfloat16, not float32.")
+        raise UserError(
+            "Attention by cuDNN needs bfloat16: set encoder.precision (--precision) to it, or attention to xla."
+        )
 
 
 def attention_with_dropout(

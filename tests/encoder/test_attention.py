@@ -23,5 +23,5 @@ def test_the_kernel_is_no_part_of_what_an_encoder_is(tiny_bert):
 def test_cudnn_refuses_float32(monkeypatch):
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     heads, mask = jnp.ones((1, 4, 2, 8)), jnp.ones((1, 4, 4), bool)
-    with pytest.raises(UserError, match="bfloat16, not float32"):
+    with pytest.raises(UserError, match=r"needs bfloat16: set encoder\.precision"):
         attention(heads, heads, heads, mask, "float32", "cudnn")
