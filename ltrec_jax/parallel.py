@@ -210,11 +210,6 @@ def gather_over_devices(tree: PyTree, axis: str | None) -> PyTree:
     return tree if axis is None else jax.lax.all_gather(tree, axis, tiled=True)
 
 
-def device_key(key: jax.Array, axis: str | None) -> jax.Array:
-    """A key of this device's own, so that no two devices draw the same dropout mask."""
-    return key if axis is None else jax.random.fold_in(key, jax.lax.axis_index(axis))
-
-
 def device_index(axis: str) -> jax.Array:
     """The place of this device on the axis, int32."""
     return jax.lax.axis_index(axis)

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "ltrec_jax"
 ROWS = [
     {"version", "errors", "memory"},
     {"processes", "plain_settings"},
-    {"types", "config", "storage", "parallel", "topk", "page"},
+    {"types", "config", "storage", "parallel", "topk", "page", "dropout"},
     {"data"},
     {"text"},
     {"encoder"},
@@ -34,7 +34,7 @@ ONLY = {
     "objectives": {"errors", "types"},
 }
 NEVER = {"serve": {"train"}}
-SAME_ROW = {("storage", "types"), ("parallel", "types"), ("topk", "types")}
+SAME_ROW = {("storage", "types"), ("parallel", "types"), ("topk", "types"), ("dropout", "types")}
 # Modules that are about an optional package as a whole, and import it at their top: nobody imports them at the top.
 OF_AN_EXTRA = {"ltrec_jax.serve.http", "ltrec_jax.serve.guard", "ltrec_jax.serve.telemetry", "ltrec_jax.serve.messages"}
 HEAVY_AND_OPTIONAL = {

@@ -36,19 +36,6 @@ def test_eight_devices_take_the_step_of_one(mode):
     np.testing.assert_allclose(metrics["norm"], np.linalg.norm(w - expected), rtol=1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_devices_draw_different_random_numbers(mode):
-    spread = parallel.choose(mode, count=4)
-
-    def body(state, batch, key):
-        drawn = jax.random.uniform(parallel.device_key(key, spread.axis), (1,))
-        return state, parallel.gather_over_devices(drawn, spread.axis)
-
-    step = spread.compile(body, donate=False)
-    _, drawn = step(spread.replicate(jnp.zeros(1)), spread.shard(np.zeros((4, 1))), spread.replicate(jax.random.key(0)))
-    assert len(np.unique(drawn)) == 4
-
-
 def test_one_device_runs_under_jit_and_several_under_pmap():
     assert parallel.choose("auto", count=1).mode == "jit"
     assert parallel.choose("auto").mode == "pmap"

@@ -21,9 +21,9 @@ _SLACK = 1.15
 class MaskedBatch(NamedTuple):
     """One global batch; every array has a leading device axis. R, L and M are per device.
 
-    The packed texts token_ids, segment_ids (0 = padding), token_position int32[R, L]; and of the M hidden tokens their
-    place in the flattened rows, masked_place int32[M], what they were, target int32[M], and weight float32[M] (0 =
-    padding).
+    The packed texts token_ids, segment_ids (0 = padding, else 1 + the text's place in the global batch), token_position
+    int32[R, L]; and of the M hidden tokens their place in the flattened rows, masked_place int32[M], what they were,
+    target int32[M], and weight float32[M] (0 = padding).
     """
 
     token_ids: np.ndarray
@@ -90,7 +90,7 @@ class MaskedSource:
             ids, slot, position = packing.fill(reads, part, *layout, rows, self._row_length, self._pad_id)
             answer = packing.fill(answers, part, *layout, rows, self._row_length, -1)[0].reshape(-1)
             place = np.flatnonzero(answer >= 0).astype(np.int32)
-            segments = np.where(slot < len(part), slot + 1, 0).astype(np.int32)
+            segments = np.append(part + 1, 0)[slot].astype(np.int32)
             slices.append((ids, segments, position, place, answer[place], np.ones(len(place), np.float32)))
         hidden = rung(self._masked_capacity, max(len(weight) for *_, weight in slices))
         filled = [(*each[:3], *(padded(values, hidden, 0) for values in each[3:])) for each in slices]

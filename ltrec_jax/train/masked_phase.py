@@ -76,6 +76,7 @@ def make_masked_loss(config: EncoderConfig, policy: Policy, *, dropout: bool = F
             batch.token_position,
             deterministic=not dropout,
             rngs={"dropout": key} if dropout else None,
+            text_names_RxL=batch.segment_ids,
         )
         masked_MxE = hidden.reshape(-1, config.hidden_size)[batch.masked_place]
         words_VxE = params["encoder"]["embeddings"]["word_embeddings"]["embedding"]

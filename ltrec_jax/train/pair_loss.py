@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ltrec_jax.config import ModelConfig
+from ltrec_jax.dropout import keep_mask
 from ltrec_jax.model import two_tower
 from ltrec_jax.train.batches import Batch
 from ltrec_jax.train.meter import Figures
@@ -60,7 +61,7 @@ def make_pair_loss(*, pooled_texts: PooledTexts, head: Any, objective: Objective
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         text_key, keep_key = jax.random.split(key)
         q_KxD, b_K = batch_items(pooled_texts, head, params, rows, batch, text_key)
-        keep = keep_mask(keep_key, (batch.pair_user.shape[0], q_KxD.shape[1]), model.embedding_dropout)
+        keep = keep_products(keep_key, batch, q_KxD.shape[1], model.embedding_dropout)
         scores = two_tower.pair_scores(
             params["head"]["mu"], rows["users"], q_KxD[batch.pair_item], b_K[batch.pair_item], keep
         )
@@ -79,8 +80,9 @@ def penalty(user_rows: jax.Array, item_rows: jax.Array, batch: Batch, model: Mod
     return jnp.sum(real_P * per_user) + jnp.sum(pairs_K * per_item)
 
 
-def keep_mask(key: jax.Array, shape: tuple[int, int], rate: float) -> jax.Array | None:
-    """What dropout multiplies the D products of each pair with, [P, D]; None where nothing is dropped."""
+def keep_products(key: jax.Array, batch: Batch, width: int, rate: float) -> jax.Array | None:
+    """What dropout multiplies the D products of each pair (user, item) with, [P, D]; None where nothing is dropped."""
     if rate == 0.0:
         return None
-    return jax.random.bernoulli(key, 1.0 - rate, shape) / (1.0 - rate)
+    item_P = jnp.asarray(batch.item)[batch.pair_item]
+    return keep_mask(key, jnp.asarray(batch.pair_user), item_P, shape=(width,), rate=rate)

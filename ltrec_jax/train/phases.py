@@ -303,6 +303,7 @@ def encode_slots(problem: Problem, hidden: HiddenStates | None) -> PooledTexts:
             word_embeddings_RxLxE=None if words is None else words.reshape(*batch.token_ids.shape, -1),
             deterministic=not train.encoder_dropout,
             rngs={"dropout": key} if train.encoder_dropout else None,
+            text_names_RxL=jnp.append(batch.item, problem.dataset.num_items)[batch.token_slot],
         )
         return catalogue.finish(encoder, pooling.pool(states, batch.token_slot, slots, encoder.pooling))
 

@@ -2,7 +2,10 @@
 
 Dense leaves: local gradient, then the mean over devices. Table rows: their gradients are gathered from all devices,
 merged, and every replica makes the same update. Losses are divided by the *global* weight, so that slices of unequal
-weight give the gradient of the undivided batch. Out of scope: what is minimised (`pair_loss`, `masked_loss`).
+weight give the gradient of the undivided batch. All devices and slices have one key: masks are drawn by what they
+belong to (`dropout`), so that they do not depend on the division either.
+
+Out of scope: what is minimised (`pair_loss`, `ranking_loss`, `masked_phase`).
 """
 
 import dataclasses
@@ -69,20 +72,19 @@ def make_train_step(
     def accumulated(
         state: TrainState, batch: Any, key: jax.Array, scale: jax.Array
     ) -> tuple[PyTree, dict[str, Array], Rows, dict[str, jax.Array]]:
-        def add(total: PyTree, each: tuple[Any, jax.Array]) -> tuple[PyTree, tuple[dict[str, Array], Rows]]:
-            dense, ids, sparse, sums = gradients(state, each[0], each[1], scale)
+        def add(total: PyTree, each: Any) -> tuple[PyTree, tuple[dict[str, Array], Rows]]:
+            dense, ids, sparse, sums = gradients(state, each, key, scale)
             return jax.tree.map(jnp.add, total, (dense, sums)), (ids, sparse)
 
-        keys = jax.random.split(key, accumulate)
-        first = jax.tree.map(lambda leaf: leaf[0], (batch, keys))
-        shapes = jax.eval_shape(lambda slice_, key: gradients(state, slice_, key, scale), *first)
+        first = jax.tree.map(lambda leaf: leaf[0], batch)
+        shapes = jax.eval_shape(lambda slice_: gradients(state, slice_, key, scale), first)
         start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], shapes[3]))
-        (dense, sums), touched = jax.lax.scan(add, start, (batch, keys))
+        (dense, sums), touched = jax.lax.scan(add, start, batch)
         ids, sparse = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), touched)
         return dense, ids, sparse, sums
 
     def step(state: TrainState, batch: Any, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = parallel.device_key(jax.random.fold_in(key, state.step), axis)
+        key = jax.random.fold_in(key, state.step)
         weight = parallel.sum_over_devices(jnp.sum(batch.weight), axis)
         scale = parallel.axis_size(axis) / jnp.maximum(weight, 1e-12)
         of_batch = gradients if accumulate == 1 else accumulated

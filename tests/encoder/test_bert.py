@@ -161,6 +161,35 @@ def test_dropout_draws_from_its_key(tiny_bert: Any) -> None:
     assert float(jnp.abs(one - other).max()) > 0.1
 
 
+def test_a_text_has_its_dropout_masks_wherever_it_is_packed(tiny_bert: Any) -> None:
+    config = dataclasses.replace(tiny_bert.encoder.config, hidden_dropout=0.3, attention_dropout=0.3)
+    first, second = [5, 9, 7], [11, 6]
+
+    def run(*rows: list[tuple[list[int], int, int]]) -> dict[int, np.ndarray]:
+        """Hidden states of each text, by its name, from rows of (token ids, name, segment)."""
+        ids, segments, names = np.zeros((3, len(rows), 8), np.int32)
+        for row, texts in enumerate(rows):
+            at = 0
+            for tokens, name, segment in texts:
+                here = (row, slice(at, at := at + len(tokens)))
+                ids[here], segments[here], names[here] = tokens, segment, name
+        hidden = Bert(config).apply(
+            {"params": tiny_bert.encoder.params},
+            ids,
+            segments,
+            deterministic=False,
+            text_names_RxL=names,
+            rngs={"dropout": jax.random.key(3)},
+        )
+        return {name: np.asarray(hidden)[(names == name) & (segments > 0)] for row in rows for _, name, _ in row}
+
+    apart = run([(first, 40, 1)], [(second, 41, 1)])
+    packed = run([(second, 41, 1), (first, 40, 2)])
+    close(packed[40], apart[40], 1e-5)
+    close(packed[41], apart[41], 1e-5)
+    assert np.abs(run([(first, 42, 1)])[42] - apart[40]).max() > 0.1
+
+
 def test_attention_with_zero_dropout_takes_the_same_values(tiny_bert: Any) -> None:
     """The explicit attention path, reached by a vanishing rate, equals the fused one."""
     config = dataclasses.replace(tiny_bert.encoder.config, hidden_dropout=0.0, attention_dropout=1e-9)

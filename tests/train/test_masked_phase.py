@@ -20,7 +20,8 @@ from ltrec_jax.train.masked_batches import MaskedSource
 from ltrec_jax.train.pretrain_config import PretrainConfig
 from ltrec_jax.train.state import WORDS, full_params
 
-SETTINGS = PretrainConfig(precision="float32", learning_rate=1e-3, mask_share=0.3)
+# Dropout on, so that its masks too must not depend on the number of devices.
+SETTINGS = PretrainConfig(precision="float32", learning_rate=1e-3, mask_share=0.3, dropout=True)
 
 
 @pytest.fixture(scope="module")
