@@ -108,13 +108,17 @@ def state_and_step(
 def make_held_out(
     source: MaskedSource, draws: int, config: EncoderConfig, policy: Policy, spread: Parallel
 ) -> Callable[[PyTree], HeldOut]:
-    """The figures of parameters on the texts of a source, each masked in `draws` ways: the same ones at every call."""
+    """The figures of parameters on the texts of a source, each masked in `draws` ways: the same ones at every call.
+
+    Equal in all processes, which must all ask.
+    """
     measure = _compiled_sums(config, policy, spread)
     key = spread.replicate(jax.random.key(0))
 
     def held_out(params: PyTree) -> HeldOut:
         batches = (source.batch(epoch, step) for epoch in range(draws) for step in range(source.steps_per_epoch))
-        found = jax.device_get([measure(params, spread.shard(batch), key)[1] for batch in batches])
+        placed = spread.replicate(params)
+        found = jax.device_get([measure(placed, spread.shard(batch), key)[1] for batch in batches])
         sums = {name: float(np.sum([each[name] for each in found], dtype=np.float64)) for name in found[0]}
         means = _means(sums)
         return HeldOut(means["loss"], means["accuracy"], round(sums["weight"]))

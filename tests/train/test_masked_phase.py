@@ -41,7 +41,7 @@ def make_source(encoder, small_dataset):
 
     def make(devices=1):
         return MaskedSource(
-            tokens, vocabulary, batch_tokens=200, row_length=32, pad_id=0, share=0.3, devices=devices, seed=5
+            tokens, vocabulary, batch_tokens=200, row_length=32, pad_id=0, mask_share=0.3, devices=devices, seed=5
         )
 
     return make

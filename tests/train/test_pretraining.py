@@ -16,7 +16,7 @@ from ltrec_jax.encoder.mlm_files import load_head
 from ltrec_jax.encoder.weights import load_encoder
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.text.tokenizer import load_tokenizer
-from ltrec_jax.train import pretraining
+from ltrec_jax.train import tracking
 from ltrec_jax.train.pretrain_config import PretrainConfig
 from ltrec_jax.train.pretraining import pretrain
 from ltrec_jax.train.tracking import JsonLines, read_rows
@@ -118,7 +118,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(made, config, texts, tmp_path, m
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pretraining, "JsonLines", Stopping)
+        patched.setattr(tracking, "JsonLines", Stopping)
         with pytest.raises(StoppedError, match="--resume"):
             pretrain(texts, config, out)
     resumed = pretrain(texts, config, out, resume=True)
