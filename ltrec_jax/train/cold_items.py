@@ -49,7 +49,7 @@ def compare(dataset: Dataset, original: str, run: Path, config: PretrainConfig) 
     models = {}
     for name, where in ((PRETRAINED, str(run / "encoder")), (ORIGINAL, original)):
         (begun,) = processes.anywhere((place / name / "config.toml").is_file())
-        asked = dataclasses.replace(base, encoder=EncoderSection(where, config.precision))
+        asked = dataclasses.replace(base, encoder=EncoderSection(where, config.precision, config.attention))
         models[name] = fit(split, asked, place / name, resume=begun)
     processes.first_does(lambda: shutil.rmtree(place))
     counts = popularity(split.train.item, dataset.num_items)

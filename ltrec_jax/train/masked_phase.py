@@ -59,12 +59,14 @@ MASKED = Figures(
 )
 
 
-def make_masked_loss(config: EncoderConfig, policy: Policy, *, dropout: bool = False) -> Loss:
-    """Cross entropy of a batch's masked tokens; `cross_entropy` and `hits` are reported.
+def make_masked_loss(
+    config: EncoderConfig, policy: Policy, *, dropout: bool = False, remat: bool = False, scan: bool = False
+) -> Loss:
+    """Cross entropy of a batch's masked tokens; `cross_entropy` and `hits` are reported. `remat`, `scan`: see `Bert`.
 
     Only masked positions go through the head: M rows of scores over the vocabulary, not R L.
     """
-    bert, head = Bert(config, policy), MlmHead(config, policy)
+    bert, head = Bert(config, policy, remat=remat, scan=scan), MlmHead(config, policy)
 
     def loss(
         params: PyTree, rows: dict[str, jax.Array], batch: MaskedBatch, key: jax.Array
@@ -97,7 +99,13 @@ def state_and_step(
         step=jnp.int32(0), trainable=learning, frozen=frozen, tables={}, optimizer=optimizer.init(learning)
     )
     body = make_train_step(
-        loss=make_masked_loss(config, settings.precision, dropout=settings.dropout),
+        loss=make_masked_loss(
+            config,
+            settings.precision,
+            dropout=settings.dropout,
+            remat=settings.remat,
+            scan=settings.scan_layers,
+        ),
         optimizer=optimizer,
         schedule=make_schedule(settings.rates, total_steps),
         axis=spread.axis,

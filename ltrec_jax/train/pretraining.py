@@ -116,7 +116,7 @@ def pretrain(
     held_out = _measure(run, texts.held_out)
     figures, seconds = {"before": held_out(params)}, {}
     outcomes = {}
-    writer = open_writer(out, (), plain_settings.to_dict(config)) if processes.is_first() else Nowhere()
+    writer = open_writer(out, config.track, plain_settings.to_dict(config)) if processes.is_first() else Nowhere()
     with contextlib.closing(writer):
         for name, trainable in ((HEAD_ONLY, masked_phase.NOTHING_BUT_THE_HEAD), (PRETRAIN, config.trainable)):
             started = time.perf_counter()
@@ -168,8 +168,8 @@ def _start(corpus: Corpus, config: PretrainConfig, out: Path) -> tuple[Encoder, 
     """The encoder to begin with and the head of its checkpoint, if it has one."""
     if config.from_scratch:
         processes.first_does(lambda: _make_small_bert(corpus, config, out))
-        return load_encoder(out / "start"), None
-    encoder = load_encoder(config.encoder)
+        return load_encoder(out / "start").with_attention(config.attention), None
+    encoder = load_encoder(config.encoder).with_attention(config.attention)
     words = encoder.params["embeddings"]["word_embeddings"]["embedding"]
     return encoder, load_head(encoder.directory, encoder.config, words)
 

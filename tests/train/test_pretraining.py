@@ -41,6 +41,7 @@ def config(shallow_encoder):
         encoder=str(shallow_encoder),
         precision="float32",
         max_length=16,
+        track=("tensorboard",),
         epochs=6,
         batch_tokens=300,
         learning_rate=1e-2,
@@ -87,6 +88,21 @@ def test_the_rows_tell_loss_and_masked_tokens(made):
     assert trained[-1]["train_loss"] < trained[0]["train_loss"]
     assert all(row["masked_tokens_seen"] > 0 and 0 <= row["train_accuracy"] <= 1 for row in trained)
     assert sum("validation_loss" in row for row in rows) >= 6
+
+
+def test_trackers_have_what_the_rows_have(made, scalars):
+    run = made.directory.parent
+    rows = read_rows(run / "metrics.jsonl")
+    for phase in ("head only", "pretrain"):
+        found, _ = scalars(run / "tensorboard" / phase.replace(" ", "_"))
+        for row in (row for row in rows if row["phase"] == phase and "train_loss" in row):
+            assert found["train_loss", row["step"]] == pytest.approx([row["train_loss"]])
+
+
+def test_cudnn_attention_reaches_the_encoder(config, texts, tmp_path):
+    settings = dataclasses.replace(config, attention="cudnn", precision="bfloat16")
+    with pytest.raises(UserError, match="Attention by cuDNN needs an NVIDIA GPU"):
+        pretrain(texts, settings, tmp_path / "run")
 
 
 def test_what_is_written_goes_on(made, config):
