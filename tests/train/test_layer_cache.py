@@ -9,6 +9,7 @@ import pytest
 
 from ltrec_jax import parallel
 from ltrec_jax.encoder import catalogue
+from ltrec_jax.text import packing
 from ltrec_jax.text.store import TokenStore
 from ltrec_jax.train import layer_cache, phases
 from ltrec_jax.train.problem import load_problem
@@ -70,6 +71,7 @@ def test_bfloat16_states_are_the_float32_ones_rounded(cache, problem, monkeypatc
     # The products in float32 on both sides, so that nothing but what is stored differs.
     exact = layer_cache.open_hidden_states(problem.encoder, problem.tokens, 1, "float32", cache)
     monkeypatch.setattr(layer_cache, "Bert", lambda config, precision: catalogue.Bert(config, "float32"))
+    monkeypatch.setattr(layer_cache, "prepare", lambda params, precision: params)
     layer_cache._lower.cache_clear()
     stored = layer_cache.open_hidden_states(problem.encoder, problem.tokens, 1, "bfloat16", cache)
     layer_cache._lower.cache_clear()
@@ -124,7 +126,7 @@ def test_a_damaged_store_is_computed_again_and_a_broken_off_one_never_seen(cache
     def killed(*_, **__):
         raise KilledError
 
-    monkeypatch.setattr(layer_cache.packing, "fill", killed)
+    monkeypatch.setattr(packing, "fill", killed)
     with pytest.raises(KilledError):
         layer_cache.open_hidden_states(problem.encoder, problem.tokens, 2, "float32", cache)
     assert list(cache.glob("*/values.npy")) == [path]
