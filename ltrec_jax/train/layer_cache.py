@@ -4,8 +4,10 @@ Stored as the layers' products take them: bfloat16 where the encoder computes in
 as without the cache, to float32 rounding). Out of scope: which layers are frozen (`state`), batches (`batches`).
 """
 
+import contextlib
 import dataclasses
 import functools
+import os
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
@@ -32,6 +34,9 @@ from ltrec_jax.types import Array, PyTree
 
 # NumPy's files know no bfloat16: its bits are stored as uint16.
 _STORED: dict[Precision, type] = {"float32": np.float32, "bfloat16": np.uint16}
+_MOST_BYTES = 32 << 30
+"""Stored states beyond that are removed, those used longest ago first. A million texts of 13 tokens take 19 GiB at
+width 768 in bfloat16: the states of one such catalogue stay beside those of smaller ones."""
 # Seconds: another process may be computing the states of millions of texts.
 _LONGEST_WAIT = 7 * 86400.0
 
@@ -62,7 +67,8 @@ def open_hidden_states(
     """The states of all texts above the lowest `layers` layers, from `cache` or computed into it, whole or not at all.
 
     The key is a hash of what they depend on: the weights of embeddings and those layers, the distinct tokens, the
-    precision. A stored result that is damaged is computed again, with a warning.
+    precision. A stored result that is damaged is computed again, with a warning. After a computation the cache is kept
+    to `_MOST_BYTES`.
     """
     first, inverse = distinct_texts(tokens)
     texts = tokens.take(first)
@@ -74,6 +80,9 @@ def open_hidden_states(
                 _compute(directory / "values.npy", encoder, texts, layers, precision)
             values = _read(place, texts, encoder, precision)
             assert values is not None
+            _prune(place)
+        # A directory is as old as its last use.
+        os.utime(place)
     return HiddenStates(values, texts.offsets[:-1][inverse], layers)
 
 
@@ -105,6 +114,36 @@ def pooled_texts(
     for call, found in calls.side_by_side(jobs(), calls.calls_at_once(), set()):
         vectors[call.texts] = found[: len(call.texts)]
     return vectors
+
+
+def _prune(kept: Path) -> None:
+    """Remove what was used longest ago beyond `_MOST_BYTES`, but `kept` and what others are opening or computing.
+
+    What a killed computation left behind counts, and goes, like the rest.
+    """
+    room = _MOST_BYTES
+    for _, size, place in sorted(_stored(kept.parent), key=lambda each: (each[2] == kept, each[0]), reverse=True):
+        room -= size
+        if room >= 0 or place == kept:
+            continue
+        key = place.name.lstrip(".").partition(storage.TEMPORARY_MARK)[0]
+        # Windows removes nothing that is mapped: it stays for another time.
+        gone = contextlib.suppress(PermissionError, FileNotFoundError)
+        with storage.lock_if_free(kept.parent / f"{key}.lock") as free, gone:
+            if free:
+                storage.remove_directory(place)
+
+
+def _stored(cache: Path) -> list[tuple[int, int, Path]]:
+    """(last use in nanoseconds, bytes, directory) of everything in the cache."""
+    found = []
+    for place in cache.iterdir():
+        # Another process may be removing it.
+        with contextlib.suppress(FileNotFoundError):
+            if place.is_dir():
+                size = sum(file.stat().st_size for file in place.iterdir())
+                found.append((place.stat().st_mtime_ns, size, place))
+    return found
 
 
 def _key(encoder: Encoder, texts: TokenStore, layers: int, precision: Precision) -> str:
