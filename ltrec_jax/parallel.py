@@ -184,7 +184,9 @@ def choose_for_run(mode: str = "auto", *, by_rows: bool = False) -> Parallel:
     if jax.process_count() == 1:
         return choose(mode)
     if mode == "jit":
-        raise UserError("Setting train.parallel jit uses one device; several processes need auto, pmap or shard_map.")
+        raise UserError(
+            "Setting parallel (train.parallel) jit uses one device; several processes need auto, pmap or shard_map."
+        )
     memory.keep_freed()
     devices = tuple(sorted(jax.devices(), key=lambda device: (device.process_index, device.id)))
     return Parallel("pmap" if mode == "auto" else mode, len(devices), devices)

@@ -8,6 +8,7 @@ be without the others. Out of scope: arrays and devices (`parallel`).
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -70,6 +71,13 @@ def first_does(work: Callable[[], None]) -> None:
             message = str(error)
     if told := _from_first(message):
         raise UserError(told)
+
+
+def first_makes(work: Callable[[], None], proof: Path) -> None:
+    """`first_does` of what makes the file `proof`: a `UserError` in all of them where one does not see it."""
+    first_does(work)
+    if any(anywhere(not proof.is_file())):
+        raise UserError(f"{proof.parent} is not seen by all processes. It must be on a file system that they share.")
 
 
 def anywhere(*asked: bool) -> tuple[bool, ...]:

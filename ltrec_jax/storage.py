@@ -205,6 +205,28 @@ def lock(path: Path, *, on_wait: Callable[[], None] | None = None, timeout: floa
         held.release()
 
 
+@contextlib.contextmanager
+def lock_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock on `path` unless somebody else does: whether it is held. Waits for nobody."""
+    held = filelock.FileLock(path)
+    try:
+        held.acquire(timeout=0)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        held.release()
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory: a reader finds it whole or not at all. What is mapped from it stays readable (POSIX)."""
+    retired = _temporary_name(Path(path))
+    Path(path).rename(retired)
+    shutil.rmtree(retired)
+
+
 def cache_directory() -> Path:
     """Where downloads and reusable artefacts live: `LTREC_CACHE`, or the platform's user cache directory."""
     named = os.environ.get("LTREC_CACHE")

@@ -127,3 +127,21 @@ def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         storage.write_json(tmp_path / "a.json", {"a": float("nan")})
     assert not (tmp_path / "a.json").exists()
+
+
+def test_a_lock_is_taken_only_where_it_is_free(tmp_path):
+    with storage.lock(tmp_path / "a.lock"), storage.lock_if_free(tmp_path / "a.lock") as free:
+        assert not free
+    with storage.lock_if_free(tmp_path / "a.lock") as free:
+        assert free
+        with storage.lock_if_free(tmp_path / "a.lock") as twice:
+            assert not twice
+
+
+def test_a_removed_directory_stays_readable_where_it_is_mapped(tmp_path):
+    (tmp_path / "a").mkdir()
+    np.save(tmp_path / "a" / "v.npy", np.arange(5))
+    mapped = storage.read_array(tmp_path / "a" / "v.npy", mapped=True)
+    storage.remove_directory(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+    np.testing.assert_array_equal(mapped, np.arange(5))

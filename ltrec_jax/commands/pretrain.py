@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tyro
 
+from ltrec_jax.commands.several_processes import ALONE, SeveralProcesses
 from ltrec_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Pretrain:
         False
     )
     print_config: Annotated[bool, tyro.conf.arg(help="write the settings, commented, and stop")] = False
+    together: Annotated[SeveralProcesses, tyro.conf.arg(name="")] = ALONE
 
     def run(self, settings: Sequence[str]) -> None:
         from ltrec_jax import plain_settings
@@ -53,10 +55,13 @@ class Pretrain:
         from ltrec_jax import parallel, storage
         from ltrec_jax.train.pretraining import pretrain
 
+        reports = self.together.connect()
         parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
         parallel.warn_about_unused_accelerator()
         source = self._source(chosen.template)
         made = pretrain(source, chosen, self.out, resume=self.resume, cold=self.cold_items)
+        if not reports:
+            return
         console = Console(highlight=False)
         console.print(held_out_table(made.report))
         if made.report["cold_items"]:

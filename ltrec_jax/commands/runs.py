@@ -14,6 +14,7 @@ import tyro
 
 from ltrec_jax import config as configuration
 from ltrec_jax import plain_settings
+from ltrec_jax.commands.several_processes import ALONE, SeveralProcesses
 from ltrec_jax.config import Config, Steps
 from ltrec_jax.errors import UserError
 
@@ -57,9 +58,7 @@ class Train:
     print_config: Annotated[bool, tyro.conf.arg(help="write the configuration, commented, and stop")] = False
     plan: Annotated[bool, tyro.conf.arg(help="tell what the run will need in memory and time, and stop")] = False
     profile: Annotated[int, tyro.conf.arg(help="trace so many steps, after those that compile, into OUT/profile")] = 0
-    coordinator: Annotated[str, tyro.conf.arg(help="several processes: HOST:PORT of process 0; auto: SLURM, GKE")] = ""
-    num_processes: Annotated[int | None, tyro.conf.arg(help="how many processes")] = None
-    process_id: Annotated[int | None, tyro.conf.arg(help="which one this is, from 0")] = None
+    together: Annotated[SeveralProcesses, tyro.conf.arg(name="")] = ALONE
 
     def run(self, settings: Sequence[str]) -> None:
         steps = ["--schedule.steps", self.schedule] if self.schedule else []
@@ -67,7 +66,7 @@ class Train:
         if self.print_config:
             sys.stdout.write(plain_settings.to_toml(chosen))
             return
-        from ltrec_jax import experiment, processes
+        from ltrec_jax import experiment
 
         if self.plan:
             from rich.console import Console
@@ -76,9 +75,9 @@ class Train:
 
             Console().print(plan_table(experiment.plan(chosen)))
             return
-        processes.connect(self.coordinator, self.num_processes, self.process_id)
+        reports = self.together.connect()
         experiment.train(chosen, self.out, resume=self.resume, profile=self.profile)
-        if processes.is_first():
+        if reports:
             if self.profile:
                 print(f"The trace is {self.out / 'profile'}: open its perfetto_trace.json.gz at ui.perfetto.dev.")
             print(f"The model is {self.out / 'bundle'}. Next: ltrec evaluate {self.out}")

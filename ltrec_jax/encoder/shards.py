@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ltrec_jax import parallel, storage
 from ltrec_jax.data.dataset import Dataset
-from ltrec_jax.encoder import catalogue, dense
+from ltrec_jax.encoder import calls, catalogue, dense
 from ltrec_jax.encoder.weights import Encoder
 from ltrec_jax.errors import UserError
 from ltrec_jax.parallel import Parallel
@@ -100,7 +100,7 @@ def encode_to_disk(
         "max_length": length,
         "precision": policy,
         "dtype": dtype,
-        "tokens_per_call": tokens_per_call or catalogue.default_tokens_per_call(policy),
+        "tokens_per_call": tokens_per_call or calls.default_tokens_per_call(policy),
         "shard_tokens": shard_tokens,
     }
     if out.exists() and not out.is_dir():
@@ -139,7 +139,7 @@ def _plan(store: TokenStore, shard_tokens: int) -> _Plan:
     """Shards of texts that share a row length, in their own order: mixed lengths pack tightly, sorted ones do not."""
     first, inverse = distinct_texts(store)
     lengths = store.lengths[first]
-    rows = catalogue.row_lengths(lengths)
+    rows = calls.row_lengths(lengths)
     row_of = np.searchsorted(rows, lengths).astype(np.int16)
     # Texts without tokens are in no shard: their vectors are zero.
     order = np.argsort(row_of, kind="stable")

@@ -6,11 +6,13 @@ texts before its ratings.
 """
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ltrec_jax import processes
 from ltrec_jax.config import Config, DataConfig, EncoderSection, TrainConfig
 from ltrec_jax.data import splits
 from ltrec_jax.data.dataset import Dataset, Interactions
@@ -26,8 +28,10 @@ METRICS = ("rmse", "ndcg@10")
 _EPOCHS, _PATIENCE = 12, 3
 
 
-def compare(dataset: Dataset, original: str, pretrained: Path, config: PretrainConfig) -> dict[str, Any]:
+def compare(dataset: Dataset, original: str, run: Path, config: PretrainConfig) -> dict[str, Any]:
     """RMSE and nDCG@10 (with 95% intervals) on cold items by each encoder, and the paired difference with its verdict.
+
+    The pretrained one is `run / "encoder"`. What was fitted is gone in the end; a run that is resumed goes on with it.
 
     A fifth of the items is cold in test, a tenth of the others in validation. `validation_rmse` is the error on those:
     settings of the pretraining are to be chosen by it, never by the figures of the test.
@@ -41,10 +45,13 @@ def compare(dataset: Dataset, original: str, pretrained: Path, config: PretrainC
             TrainConfig(), trainable="none", head_epochs=_EPOCHS, patience=_PATIENCE, row_length=config.row_length
         ),
     )
-    models = {
-        name: fit(split, dataclasses.replace(base, encoder=EncoderSection(where, config.precision)))
-        for name, where in ((PRETRAINED, str(pretrained)), (ORIGINAL, original))
-    }
+    place = run / "cold_items"
+    models = {}
+    for name, where in ((PRETRAINED, str(run / "encoder")), (ORIGINAL, original)):
+        (begun,) = processes.anywhere((place / name / "config.toml").is_file())
+        asked = dataclasses.replace(base, encoder=EncoderSection(where, config.precision, config.attention))
+        models[name] = fit(split, asked, place / name, resume=begun)
+    processes.first_does(lambda: shutil.rmtree(place))
     counts = popularity(split.train.item, dataset.num_items)
     found = report.evaluate(
         models,

@@ -51,9 +51,7 @@ def fit(
         with tempfile.TemporaryDirectory(prefix="ltrec-") as temporary:
             return fit(split, config, Path(temporary) / "run", profile=profile)
     out = Path(out)
-    processes.first_does(lambda: _open_run(out, config, resume=resume))
-    if not (out / "config.toml").is_file():
-        raise UserError(f"{out} is not seen by all processes. It must be on a file system that they share.")
+    processes.first_makes(lambda: _open_run(out, config, resume=resume), out / "config.toml")
     problem = load_problem(split, config)
     first = processes.is_first()
     writer = open_writer(out, config.train.track, plain_settings.to_dict(config)) if first else Nowhere()

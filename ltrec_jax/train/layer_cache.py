@@ -4,10 +4,12 @@ Stored as the layers' products take them: bfloat16 where the encoder computes in
 as without the cache, to float32 rounding). Out of scope: which layers are frozen (`state`), batches (`batches`).
 """
 
+import contextlib
 import dataclasses
 import functools
+import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
 import jax
@@ -18,21 +20,23 @@ from flax import traverse_util
 
 from ltrec_jax import storage
 from ltrec_jax.config import Precision
-from ltrec_jax.encoder import catalogue, pooling
+from ltrec_jax.encoder import calls, catalogue, pooling
 from ltrec_jax.encoder.bert import Bert
+from ltrec_jax.encoder.calls import Call
 from ltrec_jax.encoder.config import EncoderConfig
+from ltrec_jax.encoder.inference import prepare
 from ltrec_jax.encoder.pooling import Pooling
 from ltrec_jax.encoder.weights import Encoder
 from ltrec_jax.errors import UserError
-from ltrec_jax.text import packing
 from ltrec_jax.text.distinct import distinct_texts
 from ltrec_jax.text.store import TokenStore
 from ltrec_jax.types import Array, PyTree
 
 # NumPy's files know no bfloat16: its bits are stored as uint16.
 _STORED: dict[Precision, type] = {"float32": np.float32, "bfloat16": np.uint16}
-_ROW_STEP = 32
-_TOKENS_PER_CALL = 2048
+_MOST_BYTES = 32 << 30
+"""Stored states beyond that are removed, those used longest ago first. A million texts of 13 tokens take 19 GiB at
+width 768 in bfloat16: the states of one such catalogue stay beside those of smaller ones."""
 # Seconds: another process may be computing the states of millions of texts.
 _LONGEST_WAIT = 7 * 86400.0
 
@@ -63,7 +67,8 @@ def open_hidden_states(
     """The states of all texts above the lowest `layers` layers, from `cache` or computed into it, whole or not at all.
 
     The key is a hash of what they depend on: the weights of embeddings and those layers, the distinct tokens, the
-    precision. A stored result that is damaged is computed again, with a warning.
+    precision. A stored result that is damaged is computed again, with a warning. After a computation the cache is kept
+    to `_MOST_BYTES`.
     """
     first, inverse = distinct_texts(tokens)
     texts = tokens.take(first)
@@ -75,6 +80,9 @@ def open_hidden_states(
                 _compute(directory / "values.npy", encoder, texts, layers, precision)
             values = _read(place, texts, encoder, precision)
             assert values is not None
+            _prune(place)
+        # A directory is as old as its last use.
+        os.utime(place)
     return HiddenStates(values, texts.offsets[:-1][inverse], layers)
 
 
@@ -96,13 +104,46 @@ def pooled_texts(
 ) -> np.ndarray:
     """Vectors of these texts under the encoder's `params`, float32 [n, E]; only the layers above the stored are run."""
     vectors = np.zeros((len(items), encoder.config.hidden_size), np.float32)
-    calls = list(_calls(tokens.take(items), encoder.config.pad_token_id))
-    slots = max((len(texts) for texts, *_ in calls), default=0)
-    encode = _upper(encoder.config, precision, encoder.pooling, encoder.normalize, hidden.layers, slots)
-    for texts, _, slot, position in calls:
-        states = hidden.packed(items[texts], slot, position)
-        vectors[texts] = encode(params, states, np.where(slot < len(texts), slot, slots))[: len(texts)]
+
+    def jobs() -> Iterator[tuple[Call, Hashable, Callable[[], jax.Array]]]:
+        for call in _calls(tokens.take(items), encoder, precision):
+            encode = _upper(encoder.config, precision, encoder.pooling, encoder.normalize, hidden.layers, call.slots)
+            states = hidden.packed(items[call.texts], call.slot, call.position)
+            yield call, call.shape, functools.partial(encode, params, states, call.slot)
+
+    for call, found in calls.side_by_side(jobs(), calls.calls_at_once(), set()):
+        vectors[call.texts] = found[: len(call.texts)]
     return vectors
+
+
+def _prune(kept: Path) -> None:
+    """Remove what was used longest ago beyond `_MOST_BYTES`, but `kept` and what others are opening or computing.
+
+    What a killed computation left behind counts, and goes, like the rest.
+    """
+    room = _MOST_BYTES
+    for _, size, place in sorted(_stored(kept.parent), key=lambda each: (each[2] == kept, each[0]), reverse=True):
+        room -= size
+        if room >= 0 or place == kept:
+            continue
+        key = place.name.lstrip(".").partition(storage.TEMPORARY_MARK)[0]
+        # Windows removes nothing that is mapped: it stays for another time.
+        gone = contextlib.suppress(PermissionError, FileNotFoundError)
+        with storage.lock_if_free(kept.parent / f"{key}.lock") as free, gone:
+            if free:
+                storage.remove_directory(place)
+
+
+def _stored(cache: Path) -> list[tuple[int, int, Path]]:
+    """(last use in nanoseconds, bytes, directory) of everything in the cache."""
+    found = []
+    for place in cache.iterdir():
+        # Another process may be removing it.
+        with contextlib.suppress(FileNotFoundError):
+            if place.is_dir():
+                size = sum(file.stat().st_size for file in place.iterdir())
+                found.append((place.stat().st_mtime_ns, size, place))
+    return found
 
 
 def _key(encoder: Encoder, texts: TokenStore, layers: int, precision: Precision) -> str:
@@ -131,29 +172,26 @@ def _read(place: Path, texts: TokenStore, encoder: Encoder, precision: Precision
 def _compute(path: Path, encoder: Encoder, texts: TokenStore, layers: int, precision: Precision) -> None:
     shape = (len(texts.values), encoder.config.hidden_size)
     values = np.lib.format.open_memmap(path, mode="w+", dtype=_STORED[precision], shape=shape)
-    params = jax.tree.map(jnp.asarray, encoder.params)
+    params = prepare(jax.tree.map(jnp.asarray, encoder.params), precision)
     run = _lower(encoder.config, precision, layers)
+
+    def jobs() -> Iterator[tuple[Call, Hashable, Callable[[], jax.Array]]]:
+        for call in _calls(texts, encoder, precision):
+            segments = np.where(call.slot < call.slots, call.slot + 1, 0)
+            yield call, call.ids.shape, functools.partial(run, params, call.ids, segments, call.position)
+
     with catalogue.Progress(len(texts)) as bar:
-        for chosen, ids, slot, position in _calls(texts, encoder.config.pad_token_id):
-            used = slot < len(chosen)
-            states = np.asarray(run(params, ids, np.where(used, slot + 1, 0), position))[used]
-            values[texts.offsets[chosen][slot[used]] + position[used]] = states.view(_STORED[precision])
-            bar.advance(len(chosen), len(states))
+        for call, states in calls.side_by_side(jobs(), calls.calls_at_once(), set()):
+            used = call.slot < call.slots
+            where = texts.offsets[call.texts][call.slot[used]] + call.position[used]
+            values[where] = states[used].view(_STORED[precision])
+            bar.advance(len(call.texts), len(where))
     values.flush()
 
 
-def _calls(tokens: TokenStore, pad_id: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """(texts, token ids, slot, position) of packed rows [R, L], all calls of one shape; slot len(texts) = padding."""
-    if not len(tokens):
-        return
-    row_length = max(_ROW_STEP, -(-int(tokens.lengths.max()) // _ROW_STEP) * _ROW_STEP)
-    rows = max(1, _TOKENS_PER_CALL // row_length)
-    row, start = packing.pack(tokens.lengths, row_length)
-    order = np.argsort(row, kind="stable")
-    edges = np.searchsorted(row[order], np.arange(0, int(row.max()) + 1 + rows, rows))
-    for lower, upper in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        texts = order[lower:upper]
-        yield texts, *packing.fill(tokens, texts, row[texts] % rows, start[texts], rows, row_length, pad_id)
+def _calls(tokens: TokenStore, encoder: Encoder, precision: Precision) -> Iterator[Call]:
+    rows, size = calls.row_lengths(tokens.lengths), calls.default_tokens_per_call(precision)
+    return calls.packed_calls(tokens, rows, size, encoder.config.pad_token_id)
 
 
 @functools.cache

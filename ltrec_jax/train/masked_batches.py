@@ -45,18 +45,20 @@ class MaskedSource:
         batch_tokens: int,
         row_length: int,
         pad_id: int,
-        share: float = masking.SHARE,
+        mask_share: float = masking.SHARE,
         whole_words: bool = True,
         devices: int = 1,
+        share: slice = slice(None),
         seed: int = 0,
     ) -> None:
+        """`share`: the slices of a batch, one for each of the `devices`, that this process builds."""
         if len(tokens) == 0:
             raise ValueError("there are no texts")
         self._tokens, self._vocabulary = tokens, vocabulary
         self._lengths = np.asarray(tokens.lengths)
         self._row_length, self._pad_id = row_length, pad_id
-        self._share, self._whole_words = share, whole_words
-        self.devices, self.seed = devices, seed
+        self._mask_share, self._whole_words = mask_share, whole_words
+        self.devices, self.seed, self._share = devices, seed, share
         self.units_per_epoch = len(tokens)
         self.tokens_per_epoch = int(self._lengths.sum())
         self.steps_per_epoch = min(max(1, -(-self.tokens_per_epoch // batch_tokens)), len(tokens))
@@ -70,14 +72,17 @@ class MaskedSource:
         return order[deal[step] :: self.steps_per_epoch]
 
     def batch(self, epoch: int, step: int) -> MaskedBatch:
-        """The global batch of a step; text j of it goes to device j mod D."""
+        """The global batch of a step; text j of it goes to device j mod D.
+
+        With a `share` (a slice of 0..D-1, the devices of this process) only those slices are built, of the same shapes.
+        """
         taken = self._tokens.take(self.texts(epoch, step))
         shown, chosen = masking.corrupt(
             taken.values,
             taken.offsets,
             self._vocabulary,
             np.random.default_rng([self.seed, 0x3A5C, epoch, step]),
-            share=self._share,
+            share=self._mask_share,
             whole_words=self._whole_words,
         )
         reads = TokenStore(shown, taken.offsets)
@@ -85,16 +90,17 @@ class MaskedSource:
         parts = [np.arange(device, len(taken), self.devices) for device in range(self.devices)]
         layouts = [packing.pack(taken.lengths[part], self._row_length) for part in parts]
         rows = rung(self._row_capacity, max(int(row.max(initial=-1)) + 1 for row, _ in layouts))
+        hidden_of_text = np.diff(np.concatenate([[0], np.cumsum(chosen)])[taken.offsets])
+        hidden = rung(self._masked_capacity, max(int(hidden_of_text[part].sum()) for part in parts))
         slices = []
-        for part, layout in zip(parts, layouts, strict=True):
+        for part, layout in list(zip(parts, layouts, strict=True))[self._share]:
             ids, slot, position = packing.fill(reads, part, *layout, rows, self._row_length, self._pad_id)
             answer = packing.fill(answers, part, *layout, rows, self._row_length, -1)[0].reshape(-1)
             place = np.flatnonzero(answer >= 0).astype(np.int32)
             segments = np.append(part + 1, 0)[slot].astype(np.int32)
-            slices.append((ids, segments, position, place, answer[place], np.ones(len(place), np.float32)))
-        hidden = rung(self._masked_capacity, max(len(weight) for *_, weight in slices))
-        filled = [(*each[:3], *(padded(values, hidden, 0) for values in each[3:])) for each in slices]
-        return MaskedBatch._make(np.stack(arrays) for arrays in zip(*filled, strict=True))
+            guessed = (place, answer[place], np.ones(len(place), np.float32))
+            slices.append((ids, segments, position, *(padded(values, hidden, 0) for values in guessed)))
+        return MaskedBatch._make(np.stack(arrays) for arrays in zip(*slices, strict=True))
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a source lives as long as its run
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -112,5 +118,5 @@ class MaskedSource:
                 part = lengths[device :: self.devices]
                 rows = max(rows, int(packing.pack(part, self._row_length)[0].max(initial=-1)) + 1)
                 tokens = max(tokens, int(part.sum()))
-        masked = self._share * tokens * _SLACK + 2 * np.sqrt(tokens)
+        masked = self._mask_share * tokens * _SLACK + 2 * np.sqrt(tokens)
         return rows if self.steps_per_epoch == 1 else int(np.ceil(rows * 1.02)), -(-int(masked) // 16) * 16

@@ -59,12 +59,14 @@ MASKED = Figures(
 )
 
 
-def make_masked_loss(config: EncoderConfig, policy: Policy, *, dropout: bool = False) -> Loss:
-    """Cross entropy of a batch's masked tokens; `cross_entropy` and `hits` are reported.
+def make_masked_loss(
+    config: EncoderConfig, policy: Policy, *, dropout: bool = False, remat: bool = False, scan: bool = False
+) -> Loss:
+    """Cross entropy of a batch's masked tokens; `cross_entropy` and `hits` are reported. `remat`, `scan`: see `Bert`.
 
     Only masked positions go through the head: M rows of scores over the vocabulary, not R L.
     """
-    bert, head = Bert(config, policy), MlmHead(config, policy)
+    bert, head = Bert(config, policy, remat=remat, scan=scan), MlmHead(config, policy)
 
     def loss(
         params: PyTree, rows: dict[str, jax.Array], batch: MaskedBatch, key: jax.Array
@@ -98,7 +100,13 @@ def state_and_step(
         step=jnp.int32(0), trainable=learning, frozen=frozen, tables={}, optimizer=optimizer.init(learning)
     )
     body = make_train_step(
-        loss=make_masked_loss(config, settings.precision, dropout=settings.dropout),
+        loss=make_masked_loss(
+            config,
+            settings.precision,
+            dropout=settings.dropout,
+            remat=settings.remat,
+            scan=settings.scan_layers,
+        ),
         optimizer=optimizer,
         schedule=make_schedule(settings.rates, total_steps),
         axis=spread.axis,
@@ -109,13 +117,17 @@ def state_and_step(
 def make_held_out(
     source: MaskedSource, draws: int, config: EncoderConfig, policy: Policy, spread: Parallel
 ) -> Callable[[PyTree], HeldOut]:
-    """The figures of parameters on the texts of a source, each masked in `draws` ways: the same ones at every call."""
+    """The figures of parameters on the texts of a source, each masked in `draws` ways: the same ones at every call.
+
+    Equal in all processes, which must all ask.
+    """
     measure = _compiled_sums(config, policy, spread)
     key = spread.replicate(jax.random.key(0))
 
     def held_out(params: PyTree) -> HeldOut:
         batches = (source.batch(epoch, step) for epoch in range(draws) for step in range(source.steps_per_epoch))
-        found = jax.device_get([measure(params, spread.shard(batch), key)[1] for batch in batches])
+        placed = spread.replicate(params)
+        found = jax.device_get([measure(placed, spread.shard(batch), key)[1] for batch in batches])
         sums = {name: float(np.sum([each[name] for each in found], dtype=np.float64)) for name in found[0]}
         means = _means(sums)
         return HeldOut(means["loss"], means["accuracy"], round(sums["weight"]))

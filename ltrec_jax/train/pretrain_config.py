@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from typing_extensions import Doc
 
-from ltrec_jax.config import ParallelMode, Precision, TrainConfig
+from ltrec_jax.config import AttentionKernel, ParallelMode, Precision, Tracker, TrainConfig
 from ltrec_jax.errors import UserError
 
 
@@ -22,6 +22,7 @@ class PretrainConfig:
     heads: Annotated[int, Doc("attention heads of that BERT")] = 4
     vocabulary: Annotated[int, Doc("word pieces of that BERT at most")] = 8000
     precision: Annotated[Precision, Doc("operands of the matmuls; sums and master weights stay float32")] = "bfloat16"
+    attention: Annotated[AttentionKernel, Doc("on a GPU: by xla, or by cudnn (bfloat16 alone)")] = "xla"
     template: Annotated[str, Doc("item text from its columns, as '{title} ({year})'; empty: the dataset's own")] = ""
     max_length: Annotated[int, Doc("tokens per text; longer ones are cut and counted")] = 128
     held_out: Annotated[float, Doc("share of the texts never trained on: half to stop by, half to report")] = 0.1
@@ -38,8 +39,15 @@ class PretrainConfig:
     warmup: Annotated[float, Doc("share of the steps in which the rates rise; a cosine to 0 follows")] = 0.1
     clip_norm: Annotated[float, Doc("global norm of the gradient is clipped to this; 0: never")] = 1.0
     dropout: Annotated[bool, Doc("use the encoder's own dropout rates")] = False
+    remat: Annotated[bool, Doc("compute a layer's activations again backwards: far less memory, a third slower")] = (
+        False
+    )
+    scan_layers: Annotated[bool, Doc("compile one layer for all of them: a deep encoder compiles sooner")] = False
     parallel: Annotated[ParallelMode, Doc("auto: pmap on several local devices, else jit")] = "auto"
     log_every: Annotated[int, Doc("steps between two rows of metrics.jsonl")] = 10
+    track: Annotated[
+        tuple[Tracker, ...], Doc("where metrics go beside metrics.jsonl: tensorboard, wandb (each needs its extra)")
+    ] = ()
     checkpoints: Annotated[int, Doc("finished checkpoints kept beside the best one")] = 2
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ltrec_jax import storage
+from ltrec_jax import processes, storage
 from ltrec_jax.encoder.weights import Encoder
 from ltrec_jax.errors import UserError
 from ltrec_jax.text import masking
@@ -62,9 +62,13 @@ def read_texts(
     vocabulary = masking.maskable(tokenizer)
     length = min(config.max_length, encoder.max_length)
     place = out / "tokens"
-    if not place.is_dir():
-        with storage.new_directory(place) as directory:
-            write_store(directory, (texts for _, texts in corpus.chunks()), tokenizer, length)
+
+    def write() -> None:
+        if not place.is_dir():
+            with storage.new_directory(place) as directory:
+                write_store(directory, (texts for _, texts in corpus.chunks()), tokenizer, length)
+
+    processes.first_does(write)
     store = open_store(place)
     chosen, _ = distinct_texts(store)
     words = np.concatenate([[0], np.cumsum(~vocabulary.special_V[store.values])])

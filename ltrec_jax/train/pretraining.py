@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ltrec_jax import parallel, plain_settings, storage
+from ltrec_jax import parallel, plain_settings, processes, storage
 from ltrec_jax.data.dataset import Dataset
 from ltrec_jax.encoder import catalogue
 from ltrec_jax.encoder.bert import initialise
@@ -38,8 +38,8 @@ from ltrec_jax.train.optimizer import rate_at
 from ltrec_jax.train.pretrain_config import PretrainConfig
 from ltrec_jax.train.pretrain_texts import PretrainTexts, read_texts
 from ltrec_jax.train.state import full_params
-from ltrec_jax.train.tracking import JsonLines
-from ltrec_jax.types import PyTree
+from ltrec_jax.train.tracking import Nowhere, open_writer
+from ltrec_jax.types import MetricWriter, PyTree
 from ltrec_jax.version import __version__
 
 PRETRAIN, HEAD_ONLY = "pretrain", "head only"
@@ -77,9 +77,10 @@ class _Run:
             batch_tokens=self.config.batch_tokens,
             row_length=min(self.config.row_length, row),
             pad_id=self.encoder.config.pad_token_id,
-            share=self.config.mask_share,
+            mask_share=self.config.mask_share,
             whole_words=self.config.whole_words,
             devices=self.spread.count,
+            share=self.spread.share,
             seed=self.config.seed,
         )
 
@@ -99,31 +100,32 @@ def pretrain(
     `metrics.jsonl`, `checkpoints/`, `tokens/`, `encoder/` and `report.json`. `resume` goes on from the newest
     checkpoints and ends with the same bits; other settings or other texts are refused, as is a directory that is not
     empty without it. `cold` (datasets alone) also fits a frozen-text head to a cold-items split with the original and
-    with the pretrained encoder.
+    with the pretrained encoder. Several processes share the run directory and end with the same figures.
     """
     config, out = config or PretrainConfig(), Path(out)
     rated = source if isinstance(source, Dataset) else None
     if cold and rated is None:
         raise UserError("Results on cold items need a dataset with ratings, not texts alone.")
     corpus = corpora.of(source, config.template)
-    _open_run(out, config, corpus, resume=resume)
+    processes.first_makes(lambda: _open_run(out, config, corpus, resume=resume), out / "pretrain.json")
     encoder, head = _start(corpus, config, out)
     texts = read_texts(corpus, load_tokenizer(encoder.directory, encoder.config.vocab_size), encoder, config, out)
     found = fresh_head(encoder.config, _key(config, "head")) if head is None else head
     params = {"encoder": encoder.params, "head": jax.tree.map(np.asarray, found)}
-    run = _Run(config, encoder, params, texts, parallel.choose(config.parallel), out)
+    run = _Run(config, encoder, params, texts, parallel.choose_for_run(config.parallel), out)
     held_out = _measure(run, texts.held_out)
     figures, seconds = {"before": held_out(params)}, {}
     outcomes = {}
-    with contextlib.closing(JsonLines(out / "metrics.jsonl")) as writer:
+    writer = open_writer(out, config.track, plain_settings.to_dict(config)) if processes.is_first() else Nowhere()
+    with contextlib.closing(writer):
         for name, trainable in ((HEAD_ONLY, masked_phase.NOTHING_BUT_THE_HEAD), (PRETRAIN, config.trainable)):
             started = time.perf_counter()
             outcomes[name] = _train(run, name, trainable, writer)
             seconds[name] = time.perf_counter() - started
             figures[name] = held_out(full_params(outcomes[name].state))
-    learnt = jax.tree.map(np.asarray, full_params(outcomes[PRETRAIN].state))
+    learnt = jax.tree.map(np.asarray, run.spread.local(full_params(outcomes[PRETRAIN].state)))
     finished = encoder.with_params(learnt["encoder"])
-    export_weights(finished, out / "encoder", replace=True, head=learnt["head"])
+    processes.first_does(lambda: export_weights(finished, out / "encoder", replace=True, head=learnt["head"]))
     report = {
         "texts": texts.describe(corpus),
         "start": {
@@ -138,12 +140,12 @@ def pretrain(
         "epochs": {name.replace(" ", "_"): outcome.epoch for name, outcome in outcomes.items()},
         "reason": outcomes[PRETRAIN].reason,
         "seconds": {name.replace(" ", "_"): value for name, value in seconds.items()},
-        "cold_items": cold_items.compare(rated, encoder.name, out / "encoder", config) if cold and rated else None,
+        "cold_items": cold_items.compare(rated, encoder.name, out, config) if cold and rated else None,
         "settings": plain_settings.to_dict(config),
         "hardware": parallel.describe_hardware(),
         "version": __version__,
     }
-    storage.write_json(out / "report.json", report)
+    processes.first_does(lambda: storage.write_json(out / "report.json", report))
     return Pretrained(out / "encoder", report)
 
 
@@ -165,15 +167,16 @@ def _open_run(out: Path, config: PretrainConfig, corpus: Corpus, *, resume: bool
 def _start(corpus: Corpus, config: PretrainConfig, out: Path) -> tuple[Encoder, PyTree | None]:
     """The encoder to begin with and the head of its checkpoint, if it has one."""
     if config.from_scratch:
-        if not (out / "start").is_dir():
-            _make_small_bert(corpus, config, out)
-        return load_encoder(out / "start"), None
-    encoder = load_encoder(config.encoder)
+        processes.first_does(lambda: _make_small_bert(corpus, config, out))
+        return load_encoder(out / "start").with_attention(config.attention), None
+    encoder = load_encoder(config.encoder).with_attention(config.attention)
     words = encoder.params["embeddings"]["word_embeddings"]["embedding"]
     return encoder, load_head(encoder.directory, encoder.config, words)
 
 
 def _make_small_bert(corpus: Corpus, config: PretrainConfig, out: Path) -> None:
+    if (out / "start").is_dir():
+        return
     pieces = out / "vocabulary"
 
     def texts() -> Iterator[str]:
@@ -193,7 +196,7 @@ def _make_small_bert(corpus: Corpus, config: PretrainConfig, out: Path) -> None:
     export_weights(encoder, out / "start", formats=("safetensors",))
 
 
-def _train(run: _Run, name: str, trainable: str, writer: JsonLines) -> Outcome:
+def _train(run: _Run, name: str, trainable: str, writer: MetricWriter) -> Outcome:
     config = run.config
     source = run.source(run.texts.train)
     total = config.epochs * source.steps_per_epoch

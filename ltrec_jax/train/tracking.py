@@ -149,7 +149,9 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _missing(extra: str) -> UserError:
-    return UserError(f"Setting train.track asks for {extra}. Install the extra: pip install 'ltrec-jax[{extra}]'.")
+    return UserError(
+        f"Setting track (train.track) asks for {extra}. Install the extra: pip install 'ltrec-jax[{extra}]'."
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from ltrec_jax.encoder import catalogue, dense, pooling
 from ltrec_jax.encoder.bert import Bert
 from ltrec_jax.encoder.catalogue import encode_catalogue
 from ltrec_jax.encoder.weights import Encoder, load_encoder
+from ltrec_jax.text import packing
 from ltrec_jax.text.store import TokenStore, build_store
 from ltrec_jax.text.tokenizer import load_tokenizer
 
@@ -73,13 +74,13 @@ def test_long_and_short_texts_in_rows_of_their_own(encoder_fixtures: Path) -> No
 
 def test_equal_texts_are_encoded_once(tiny_bert: Any, texts: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    fill = catalogue.packing.fill
+    fill = packing.fill
 
     def noted(tokens: TokenStore, items: np.ndarray, *rest: Any) -> Any:
         asked.extend(items.tolist())
         return fill(tokens, items, *rest)
 
-    monkeypatch.setattr(catalogue.packing, "fill", noted)
+    monkeypatch.setattr(packing, "fill", noted)
     found = encode_catalogue(tiny_bert.encoder, store(texts), progress=False)
     # 36 drawn texts and the empty one are distinct; the empty one has nothing to encode.
     assert sorted(asked) == list(range(36))

@@ -16,3 +16,26 @@ def shallow_encoder(tiny_encoder, tmp_path_factory):
     directory = tmp_path_factory.mktemp("shallow") / "encoder"
     export_weights(shallow, directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def scalars():
+    """(name, step) -> values in the event files of a folder, in the order written; and the steps purged from."""
+    return _scalars
+
+
+def _scalars(directory):
+    from tensorboardX.proto import event_pb2
+
+    found, purged = {}, []
+    for path in sorted(directory.iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            length = int.from_bytes(data[at : at + 8], "little")
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+            at += 16 + length
+            if event.session_log.status == event_pb2.SessionLog.START and event.step:
+                purged.append(event.step)
+            for value in event.summary.value:
+                found.setdefault((value.tag, event.step), []).append(value.simple_value)
+    return found, purged

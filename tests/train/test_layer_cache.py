@@ -1,14 +1,17 @@
 """Training above cached hidden states against training without the cache, on a real (tiny) encoder."""
 
 import dataclasses
+import os
+import shutil
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
-from ltrec_jax import parallel
+from ltrec_jax import parallel, storage
 from ltrec_jax.encoder import catalogue
+from ltrec_jax.text import packing
 from ltrec_jax.text.store import TokenStore
 from ltrec_jax.train import layer_cache, phases
 from ltrec_jax.train.problem import load_problem
@@ -70,6 +73,7 @@ def test_bfloat16_states_are_the_float32_ones_rounded(cache, problem, monkeypatc
     # The products in float32 on both sides, so that nothing but what is stored differs.
     exact = layer_cache.open_hidden_states(problem.encoder, problem.tokens, 1, "float32", cache)
     monkeypatch.setattr(layer_cache, "Bert", lambda config, precision: catalogue.Bert(config, "float32"))
+    monkeypatch.setattr(layer_cache, "prepare", lambda params, precision: params)
     layer_cache._lower.cache_clear()
     stored = layer_cache.open_hidden_states(problem.encoder, problem.tokens, 1, "bfloat16", cache)
     layer_cache._lower.cache_clear()
@@ -124,10 +128,43 @@ def test_a_damaged_store_is_computed_again_and_a_broken_off_one_never_seen(cache
     def killed(*_, **__):
         raise KilledError
 
-    monkeypatch.setattr(layer_cache.packing, "fill", killed)
+    monkeypatch.setattr(packing, "fill", killed)
     with pytest.raises(KilledError):
         layer_cache.open_hidden_states(problem.encoder, problem.tokens, 2, "float32", cache)
     assert list(cache.glob("*/values.npy")) == [path]
+
+
+def test_what_was_used_longest_ago_goes_but_never_what_another_process_has(cache, problem, monkeypatch):
+    def stored(layers, precision="float32"):
+        before = set(cache.glob("*/values.npy"))
+        opened = layer_cache.open_hidden_states(problem.encoder, problem.tokens, layers, precision, cache)
+        made = set(cache.glob("*/values.npy")) - before
+        return opened, made.pop().parent if made else None
+
+    def aged(place, seconds):
+        os.utime(place, (seconds, seconds))
+
+    first, oldest = stored(1)
+    size = (oldest / "values.npy").stat().st_size
+    _, older = stored(2)
+    abandoned = cache / f".{'0' * 8}{storage.TEMPORARY_MARK}1"
+    shutil.copytree(older, abandoned)
+    for seconds, place in enumerate([oldest, older, abandoned]):
+        aged(place, seconds)
+    # Used again: now it is the youngest.
+    again, none = stored(1)
+    assert none is None
+    values = np.array(again.values)
+    monkeypatch.setattr(layer_cache, "_MOST_BYTES", 2 * size)
+    with storage.lock(older.with_suffix(".lock")):
+        _, third = stored(1, "bfloat16")
+        assert {place for place in cache.iterdir() if place.is_dir()} == {oldest, older, third}
+    monkeypatch.setattr(layer_cache, "_MOST_BYTES", 0)
+    _, fourth = stored(2, "bfloat16")
+    assert [place for place in cache.iterdir() if place.is_dir()] == [fourth]
+    # Whoever has it mapped goes on reading.
+    np.testing.assert_array_equal(again.values, values)
+    np.testing.assert_array_equal(first.values, values)
 
 
 @pytest.mark.parametrize(("what", "frozen"), [("all", 0), ("bias", 0), ("top:1", 5), ("top:6", 0), ("top:9", 0)])

@@ -63,6 +63,15 @@ def test_devices_do_not_change_what_is_hidden(devices):
         assert answers(one.batch(1, step)) == answers(many.batch(1, step))
 
 
+def test_a_share_is_those_slices_of_the_whole():
+    whole = source(devices=4)
+    halves = [source(devices=4, share=share) for share in (slice(0, 2), slice(2, 4))]
+    for step in range(whole.steps_per_epoch):
+        parts = zip(*(half.batch(0, step) for half in halves), strict=True)
+        for expected, part in zip(whole.batch(0, step), parts, strict=True):
+            np.testing.assert_array_equal(np.concatenate(part), expected)
+
+
 def test_a_batch_is_a_function_of_seed_epoch_and_step():
     def same(a, b):
         return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))

@@ -12,6 +12,7 @@ from ltrec_jax import parallel
 from ltrec_jax.encoder.bert import Bert
 from ltrec_jax.encoder.mlm import MlmHead, fresh_head
 from ltrec_jax.encoder.weights import load_encoder
+from ltrec_jax.errors import UserError
 from ltrec_jax.text import masking
 from ltrec_jax.text.store import build_store
 from ltrec_jax.text.tokenizer import load_tokenizer
@@ -42,15 +43,15 @@ def make_source(encoder, small_dataset):
 
     def make(devices=1):
         return MaskedSource(
-            tokens, vocabulary, batch_tokens=200, row_length=32, pad_id=0, share=0.3, devices=devices, seed=5
+            tokens, vocabulary, batch_tokens=200, row_length=32, pad_id=0, mask_share=0.3, devices=devices, seed=5
         )
 
     return make
 
 
-def run_steps(params, encoder, make_source, spread, trainable="all", steps=3):
+def run_steps(params, encoder, make_source, spread, trainable="all", steps=3, settings=SETTINGS):
     source = make_source(spread.count)
-    state, step = masked_phase.state_and_step(params, encoder.config, SETTINGS, trainable, 10, spread)
+    state, step = masked_phase.state_and_step(params, encoder.config, settings, trainable, 10, spread)
     key, metrics = spread.replicate(jax.random.key(0)), []
     for number in range(steps):
         state, row = step(state, spread.shard(source.batch(0, number)), key)
@@ -181,6 +182,24 @@ def test_held_out_figures_are_those_of_the_batches_and_the_same_again(params, en
     np.testing.assert_allclose(found.loss, total / weight, rtol=1e-5)
     assert found.masked_tokens == weight
     np.testing.assert_allclose(found.pseudo_perplexity, np.exp(total / weight), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_memory_and_compile_time_are_saved_without_another_step(tiny_encoder, make_source):
+    encoder = load_encoder(tiny_encoder)
+    params = {"encoder": encoder.params, "head": fresh_head(encoder.config, jax.random.key(1))}
+    plain, _ = run_steps(params, encoder, make_source, parallel.choose("jit"))
+    saving = dataclasses.replace(SETTINGS, remat=True, scan_layers=True)
+    other, _ = run_steps(params, encoder, make_source, parallel.choose("jit"), settings=saving)
+    for (path, a), b in zip(jax.tree.leaves_with_path(plain.trainable), jax.tree.leaves(other.trainable), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=5e-4, err_msg=jax.tree_util.keystr(path))
+
+
+def test_cudnn_is_refused_where_there_is_none(params, encoder, make_source):
+    asked = encoder.with_attention("cudnn").config
+    measure = masked_phase.make_held_out(make_source(), 1, asked, "bfloat16", parallel.choose("jit"))
+    with pytest.raises(UserError, match=r"needs an NVIDIA GPU.*--attention\) to xla"):
+        measure(params)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from ltrec_jax.encoder.mlm_files import load_head
 from ltrec_jax.encoder.weights import load_encoder
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.text.tokenizer import load_tokenizer
-from ltrec_jax.train import pretraining
+from ltrec_jax.train import tracking
 from ltrec_jax.train.pretrain_config import PretrainConfig
 from ltrec_jax.train.pretraining import pretrain
 from ltrec_jax.train.tracking import JsonLines, read_rows
@@ -41,6 +41,7 @@ def config(shallow_encoder):
         encoder=str(shallow_encoder),
         precision="float32",
         max_length=16,
+        track=("tensorboard",),
         epochs=6,
         batch_tokens=300,
         learning_rate=1e-2,
@@ -89,6 +90,21 @@ def test_the_rows_tell_loss_and_masked_tokens(made):
     assert sum("validation_loss" in row for row in rows) >= 6
 
 
+def test_trackers_have_what_the_rows_have(made, scalars):
+    run = made.directory.parent
+    rows = read_rows(run / "metrics.jsonl")
+    for phase in ("head only", "pretrain"):
+        found, _ = scalars(run / "tensorboard" / phase.replace(" ", "_"))
+        for row in (row for row in rows if row["phase"] == phase and "train_loss" in row):
+            assert found["train_loss", row["step"]] == pytest.approx([row["train_loss"]])
+
+
+def test_cudnn_attention_reaches_the_encoder(config, texts, tmp_path):
+    settings = dataclasses.replace(config, attention="cudnn", precision="bfloat16")
+    with pytest.raises(UserError, match="Attention by cuDNN needs an NVIDIA GPU"):
+        pretrain(texts, settings, tmp_path / "run")
+
+
 def test_what_is_written_goes_on(made, config):
     again = load_encoder(made.directory)
     assert again.fingerprint != load_encoder(config.encoder).fingerprint
@@ -118,7 +134,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(made, config, texts, tmp_path, m
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pretraining, "JsonLines", Stopping)
+        patched.setattr(tracking, "JsonLines", Stopping)
         with pytest.raises(StoppedError, match="--resume"):
             pretrain(texts, config, out)
     resumed = pretrain(texts, config, out, resume=True)

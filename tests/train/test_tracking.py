@@ -36,25 +36,7 @@ def test_damage_inside_the_file_is_named(tmp_path):
         read_rows(tmp_path / "m.jsonl")
 
 
-def scalars(directory):
-    """(name, step) -> values in the event files of a folder, in the order written; and the steps purged from."""
-    from tensorboardX.proto import event_pb2
-
-    found, purged = {}, []
-    for path in sorted(directory.iterdir()):
-        data, at = path.read_bytes(), 0
-        while at < len(data):
-            length = int.from_bytes(data[at : at + 8], "little")
-            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
-            at += 16 + length
-            if event.session_log.status == event_pb2.SessionLog.START and event.step:
-                purged.append(event.step)
-            for value in event.summary.value:
-                found.setdefault((value.tag, event.step), []).append(value.simple_value)
-    return found, purged
-
-
-def test_tensorboard_has_what_the_lines_have(tmp_path):
+def test_tensorboard_has_what_the_lines_have(tmp_path, scalars):
     writer = open_writer(tmp_path, ("tensorboard",), {})
     writer.rewind("refit head", 0)
     writer.write(1, {"phase": "refit head", "loss": 0.5, "note": "no number"})
