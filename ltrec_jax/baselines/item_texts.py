@@ -61,7 +61,7 @@ def item_texts(dataset: Dataset, config: Config) -> ItemTexts:
         length = min(config.data.max_length, encoder.max_length)
         texts = templates.render(str(template), dataset.items)
         tokens = build_store(texts, tokenizer, length, cache=storage.cache_directory() / "tokens")
-        return encoder, tokens, tuple(tokenizer.engine.get_added_tokens_decoder())
+        return encoder, tokens, tokenizer.special
 
     def encode() -> np.ndarray:
         encoder, tokens, _ = prepared()
