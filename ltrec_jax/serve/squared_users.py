@@ -25,10 +25,9 @@ class FoldIn:
     """What training minimises in one user's row u, [b | p] or p alone: a prior and the user's events.
 
     Without events u = mean with this precision. Where ratings are not `explicit`, those from `positive_rating` on are
-    events, and the others none. An event with design row x ([1 | q_i] or q_i), target t (r - mu - b_i,
-    or 1 where ratings are not `explicit`) and its item's weight w adds w x x^T + diag(ridge + w spread x^2) [+ w C_i]
-    on the left and w t x [- w e_i] on the right. C_i and e_i are an uncertain item's covariance and its part with the
-    bias.
+    events, and the others none. An event with design row x ([1 | q_i] or q_i), target t (r - mu - b_i, or 1 where
+    ratings are not `explicit`) and its item's weight w adds w x x^T + diag(ridge + w spread x^2) [+ w C_i] on the left
+    and w t x [- w e_i] on the right. C_i and e_i are an uncertain item's covariance and its part with the bias.
     """
 
     explicit: bool
@@ -133,7 +132,6 @@ class Row:
 
 def of_bundle(bundle: Bundle) -> FoldIn:
     """The rule under which the bundle's user table was solved for, or trained by gradient on squared errors."""
-    shared = {"positive_rating": bundle.positive_rating, "mu": bundle.vectors.mu}
     if (prior := bundle.prior) is not None:
         none = np.zeros(len(prior.mean))
         return FoldIn(
@@ -145,7 +143,8 @@ def of_bundle(bundle: Bundle) -> FoldIn:
             none,
             prior.covariance,
             prior.cross,
-            **shared,
+            positive_rating=bundle.positive_rating,
+            mu=bundle.vectors.mu,
         )
     model, train = bundle.config.model, bundle.config.train
     width = bundle.vectors.item_vectors.shape[1]
@@ -158,5 +157,6 @@ def of_bundle(bundle: Bundle) -> FoldIn:
         weight_I=np.where(bundle.counts > 0, weight_I, weight_I.max(initial=1.0)),
         ridge=np.r_[model.bias_l2, np.full(width, model.user_l2)],
         spread=np.r_[0.0, np.full(width, delta)],
-        **shared,
+        positive_rating=bundle.positive_rating,
+        mu=bundle.vectors.mu,
     )

@@ -36,13 +36,22 @@ class Anchors:
     @property
     def encoder_map(self) -> np.ndarray:
         """What the direction of a text vector is multiplied with for its part of the anchor, [E, D]."""
-        return encoder_map(self.projection_ExD, len(self.center_E), self.share)
+        return self.parts(self.projection_ExD)[0]
 
     @property
     def of_words(self) -> np.ndarray:
         """The part of the anchors that words make, [I, D]."""
         width = len(self.center_E)
         return self.z_IxE[:, width:] @ self.projection_ExD[width:]
+
+    def parts(self, projection_ExD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A projection [E + R, D] as ([E, D], [R, D]): what directions of text vectors and words are multiplied with,
+        the roots of their shares in it."""
+        width = len(self.center_E)
+        return (
+            math.sqrt(1.0 - self.share) * projection_ExD[:width],
+            math.sqrt(self.share) * projection_ExD[width:],
+        )
 
     def with_encoder(self, features_IxE: np.ndarray, map_ExD: np.ndarray) -> "Anchors":
         """The anchors after the encoder has learnt: other text vectors, and another `encoder_map`; words stay."""
@@ -53,16 +62,6 @@ class Anchors:
             z_IxE=np.concatenate([z_IxE, self.z_IxE[:, width:]], axis=1),
             projection_ExD=np.concatenate([map_ExD / root, self.projection_ExD[width:]]),
         )
-
-
-def encoder_map(projection_ExD: np.ndarray, width: int, share: float) -> np.ndarray:
-    """[E, D], E = `width`: the part of a projection [E + R, D] that text vectors meet, with the root of their share."""
-    return math.sqrt(1.0 - share) * projection_ExD[:width]
-
-
-def word_map(projection_ExD: np.ndarray, width: int, share: float) -> np.ndarray:
-    """[R, D]: the same for words."""
-    return math.sqrt(share) * projection_ExD[width:]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,11 +78,10 @@ def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) 
     num_users, num_items = problem.dataset.num_users, problem.dataset.num_items
     model = anchored_model.fit(user, item, anchors, num_users=num_users, settings=settings, spread=problem.spread)
     zeros_U, zeros_I = np.zeros(num_users, np.float32), np.zeros(num_items, np.float32)
-    part = {"width": len(anchors.center_E), "share": anchors.share}
+    projection_ExD, word_map_RxD = anchors.parts(model.projection)
     words = None
     if problem.lexical is not None and problem.words_IxR is not None:
-        words = Words(problem.lexical, anchored_model.word_map(model.projection, **part), problem.words_IxR)
-    projection_ExD = anchored_model.encoder_map(model.projection, **part)
+        words = Words(problem.lexical, word_map_RxD, problem.words_IxR)
     return Solved(
         vectors=Vectors(0.0, model.user_vectors, zeros_U, model.item_vectors, zeros_I, predicts_ratings=False),
         item_rows=model.item_vectors,
