@@ -11,7 +11,7 @@ import numpy as np
 from ltrec_jax import config as configuration
 from ltrec_jax import plain_settings
 from ltrec_jax.baselines import registry
-from ltrec_jax.baselines.item_texts import ItemTexts, directions
+from ltrec_jax.baselines.item_texts import ItemTexts
 from ltrec_jax.baselines.scoring import Factors
 from ltrec_jax.baselines.training import Training, training
 from ltrec_jax.config import Config
@@ -110,9 +110,6 @@ def _gradient(split: Split, config: Config) -> Recommender:
 
 def _whole_data(train: Training, config: Config) -> Recommender:
     likes, texts, settings = train.likes.tocoo(), train.need_texts("whole-data"), config.whole_data
-    words = None
-    if settings.lexical_share:
-        words = directions(texts.word_vectors[:, : settings.lexical_rank], center=False)
-    anchors = anchored_model.text_anchors(texts.vectors, settings, words)
+    anchors = anchored_model.text_anchors(texts.vectors, settings, texts.words_for(settings))
     model = anchored_model.fit(likes.row, likes.col, anchors, num_users=train.num_users, settings=config.whole_data)
     return Factors(model.user_vectors, model.item_vectors)
