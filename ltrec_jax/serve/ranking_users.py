@@ -12,8 +12,8 @@ That is what the batches of training come to in the mean (`train.ranking_loss`):
 softmax's negatives the whole catalogue, whatever batches are made of, and leave BPR's at their shares a_k of the slots.
 h is the diagonal of the first sum's Hessian, delta = dropout / (1 - dropout) the variance of a dropped product's
 factor: dropout's part in the mean, to second order around p itself. So h moves with p and is held fixed for a step.
-On MovieLens-100K the lists of training users so found have a rank correlation of 0.99 with the trained ones; with h at
-p = 0 0.988 (softmax) and 0.973 (BPR), without it 0.957 and 0.992.
+Scores that 60 training users of MovieLens-100K have so, beside the trained ones, in rank correlation: 0.990 (softmax)
+and 0.992 (BPR); with h at p = 0 0.988 and 0.973; without it 0.957 and 0.992, and vectors 1.9 and 1.25 times as long.
 
 A known user is solved for anew from all likes, those of the training and those since. A step costs I D^2, and BPR I n
 beside; of a catalogue with more than `COMPARED` trained items a fixed sample, drawn by their likes and weighted back,
