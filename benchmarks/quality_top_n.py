@@ -162,7 +162,11 @@ def shuffled(protocol: Protocol, split: Split, texts: ItemTexts) -> Models:
 
 def by_words(protocol: Protocol, split: Split, texts: ItemTexts) -> Models:
     """The control: TF-IDF in the place of the language model. To be held against FROZEN."""
-    settings, train, num_users = protocol.whole_data, split.train, split.dataset.num_users
+    settings, train, num_users = (
+        dataclasses.replace(protocol.whole_data, lexical_share=0.0),
+        split.train,
+        split.dataset.num_users,
+    )
     anchors = anchored_model.text_anchors(texts.word_vectors, settings)
     model = anchored_model.fit(train.user, train.item, anchors, num_users=num_users, settings=settings)
     zeros_U, zeros_I = np.zeros(num_users, np.float32), np.zeros(split.dataset.num_items, np.float32)
@@ -236,7 +240,7 @@ def _turned(vectors: Vectors, counts_I: np.ndarray, tail_power: float) -> Vector
 def _placed_anew(frozen: Vectors, counts_I: np.ndarray, protocol: Protocol, texts: ItemTexts) -> Vectors:
     """The arm without fine-tuning with the penalty that suits it, so that it is no straw man."""
     settings = dataclasses.replace(protocol.whole_data, cold_l2=protocol.frozen_cold_l2)
-    anchors = anchored_model.text_anchors(texts.vectors, settings)
+    anchors = anchored_model.text_anchors(texts.vectors, settings, texts.words_for(settings))
     items, _ = anchored_model.with_cold_items(anchors, frozen.item_vectors, counts_I, settings)
     return dataclasses.replace(frozen, item_vectors=items)
 

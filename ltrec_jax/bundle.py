@@ -23,11 +23,12 @@ from ltrec_jax.data.history import History
 from ltrec_jax.encoder.weights import Encoder, export_weights, load_encoder
 from ltrec_jax.errors import UserError
 from ltrec_jax.model.two_tower import Vectors
+from ltrec_jax.model.words import Words
 from ltrec_jax.solve.fold_in import UserPrior
 from ltrec_jax.version import __version__
 
 FORMAT_VERSION = 2
-_PRIOR = "prior.safetensors"
+_PRIOR, _WORDS = "prior.safetensors", "words.safetensors"
 _ARRAYS = {
     "user_vectors": "vectors",
     "user_biases": "vectors",
@@ -47,8 +48,8 @@ class Bundle:
     holds the training events (what a user has seen). `counts` int64[I] are training counts and `group` uint8[I] the
     popularity group (0 head, 1 mid, 2 tail). `head` are the parameters between pooled text and anchor, so that a new
     text can be placed; `text_vectors` float16[I, E] are the pooled texts of the catalogue. `about` tells dataset, split
-    and rating scale. `prior` folds new users in where users were solved for (None after gradient
-    training).
+    and rating scale. `prior` folds new users in where users were solved for (None after gradient training). `words` add
+    to the anchors of `head` what the words of a text say (None without `whole_data.lexical_share`).
     """
 
     config: Config
@@ -63,6 +64,7 @@ class Bundle:
     head: Mapping[str, np.ndarray]
     text_vectors: np.ndarray
     prior: UserPrior | None = None
+    words: Words | None = None
 
     @property
     def num_users(self) -> int:
@@ -106,6 +108,9 @@ class Bundle:
             if self.prior is not None:
                 save_tensors(_prior_tensors(self.prior), directory / _PRIOR)
             (directory / "arrays").mkdir()
+            if self.words is not None:
+                save_tensors(self.words.tensors(), directory / _WORDS)
+                np.save(directory / "arrays" / "word_vectors.npy", self.words.vectors, allow_pickle=False)
             for name, part in _ARRAYS.items():
                 np.save(directory / "arrays" / f"{name}.npy", getattr(getattr(self, part), name), allow_pickle=False)
             np.save(directory / "arrays" / "counts.npy", self.counts, allow_pickle=False)
@@ -144,6 +149,7 @@ class Bundle:
         _check_hashes(path, description["sha256"])
         arrays = {name: storage.read_array(path / "arrays" / f"{name}.npy", mapped=True) for name in _ARRAYS}
         prior = _load_prior(path, description.get("prior"))
+        encoder = load_encoder(str(path / "encoder"))
         config: Config = configuration.from_dict(description["config"])
         rates = config.train.predicts_ratings if prior is None else prior.explicit
         return cls(
@@ -155,9 +161,10 @@ class Bundle:
             history=History(*(arrays[name] for name, part in _ARRAYS.items() if part == "history")),
             counts=storage.read_array(path / "arrays" / "counts.npy"),
             group=storage.read_array(path / "arrays" / "group.npy"),
-            encoder=load_encoder(str(path / "encoder")),
+            encoder=encoder,
             head=load_tensors(path / "head.safetensors"),
             prior=prior,
+            words=_load_words(path, encoder.config.vocab_size),
             text_vectors=storage.read_array(path / "arrays" / "text_vectors.npy", mapped=True),
         )
 
@@ -172,6 +179,13 @@ def _load_prior(path: Path, plain: Mapping[str, Any] | None) -> UserPrior | None
         return None
     arrays: dict[str, Any] = dict(load_tensors(path / _PRIOR))
     return UserPrior(explicit=bool(plain["explicit"]), ridge=float(plain["ridge"]), **arrays)
+
+
+def _load_words(path: Path, vocab_size: int) -> Words | None:
+    if not (path / _WORDS).is_file():
+        return None
+    vectors_IxR = storage.read_array(path / "arrays" / "word_vectors.npy", mapped=True)
+    return Words.of_tensors(load_tensors(path / _WORDS), vectors_IxR, vocab_size)
 
 
 def save_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:

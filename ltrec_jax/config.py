@@ -144,6 +144,10 @@ class WholeDataConfig:
     cold: Annotated[ColdItems, Doc("where a never-seen item's vector comes from: see solve.cold_start")] = "text_map"
     cold_l2: Annotated[float, Doc("lambda of that ridge or map")] = 100.0
     cold_gain: Annotated[float, Doc("gamma: cold vectors times this; above 1, lists show more new items")] = 1.0
+    lexical_share: Annotated[
+        float, Doc("a: cosines of texts are (1 - a) the encoder's + a that of their words (TF-IDF); 0: no words")
+    ] = 0.0
+    lexical_rank: Annotated[int, Doc("dimensions that words add to the vectors; fewer of few texts")] = 128
     neighbours: Annotated[int, Doc("texts that a cold item takes from, with cold = neighbours")] = 30
     temperature: Annotated[float, Doc("of the softmax over their cosines")] = 0.2
 
@@ -244,6 +248,7 @@ def _check(config: Config) -> None:
         "schedule.batch_items": schedule.batch_items,
         "whole_data.alternations": whole_data.alternations,
         "whole_data.neighbours": whole_data.neighbours,
+        "whole_data.lexical_rank": whole_data.lexical_rank,
         "bayes.factors": bayes.factors,
         "bayes.iterations": bayes.iterations,
         "bayes.gibbs_factors": bayes.gibbs_factors,
@@ -260,6 +265,7 @@ def _check(config: Config) -> None:
         "model.embedding_dropout": model.embedding_dropout,
         "train.warmup": train.warmup,
         "train.average": train.average,
+        "whole_data.lexical_share": whole_data.lexical_share,
     }
     for name, share in shares.items():
         if not 0.0 <= share < 1.0:
@@ -323,6 +329,11 @@ def _check(config: Config) -> None:
         raise UserError(
             "Setting data.user_template is read by a solve of ratings alone: set schedule.goal to explicit and "
             "schedule.steps to solve or solve_tune_solve, or leave it empty."
+        )
+    if whole_data.lexical_share and (schedule.steps == "gradient" or schedule.goal != "whole_data"):
+        raise UserError(
+            "Setting whole_data.lexical_share is read by solves for lists alone: set schedule.goal to whole_data and "
+            "schedule.steps to solve or solve_tune_solve, or leave it 0."
         )
     if train.row_length < data.max_length:
         raise UserError(

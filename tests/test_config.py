@@ -47,6 +47,13 @@ def test_every_setting_is_documented_and_stands_in_the_toml():
         ("[bayes]\nsweeps = 0", "bayes.sweeps must be at least 1"),
         ("[bayes]\nsweeps = 40", "bayes.burn_in (40) must be below bayes.sweeps (40)"),
         ("[bayes]\nuser_noise = 0", "bayes.user_noise must be above 0"),
+        ("[whole_data]\nlexical_share = 1.0", "whole_data.lexical_share must be at least 0 and below 1"),
+        ("[whole_data]\nlexical_rank = 0", "whole_data.lexical_rank must be at least 1"),
+        ("[whole_data]\nlexical_share = 0.2", "whole_data.lexical_share is read by solves for lists alone"),
+        (
+            '[whole_data]\nlexical_share = 0.2\n[schedule]\ngoal = "whole_data"\nsteps = "gradient"',
+            "whole_data.lexical_share is read by solves for lists alone",
+        ),
     ],
 )
 def test_bad_settings_are_named(text, message):

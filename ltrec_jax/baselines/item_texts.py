@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ltrec_jax import storage
-from ltrec_jax.config import Config
+from ltrec_jax.config import Config, WholeDataConfig
 from ltrec_jax.data.dataset import Dataset
 from ltrec_jax.encoder import catalogue
 from ltrec_jax.encoder.weights import Encoder, load_encoder
@@ -41,6 +41,12 @@ class ItemTexts:
         """Vectors by words, float32 [I, R]: the control that tells what the language model adds to words."""
         return np.asarray(self.count_words(), np.float32)
 
+    def words_for(self, settings: WholeDataConfig) -> np.ndarray | None:
+        """Unit vectors of the words in as many dimensions as a solve with these settings takes, or None."""
+        if not settings.lexical_share:
+            return None
+        return directions(self.word_vectors[:, : settings.lexical_rank], center=False)
+
     def permuted(self, seed: int) -> "ItemTexts":
         """The control: every item gets the text of another, so that whatever texts add must be lost."""
 
@@ -61,7 +67,7 @@ def item_texts(dataset: Dataset, config: Config) -> ItemTexts:
         length = min(config.data.max_length, encoder.max_length)
         texts = templates.render(str(template), dataset.items)
         tokens = build_store(texts, tokenizer, length, cache=storage.cache_directory() / "tokens")
-        return encoder, tokens, tuple(tokenizer.engine.get_added_tokens_decoder())
+        return encoder, tokens, tokenizer.special
 
     def encode() -> np.ndarray:
         encoder, tokens, _ = prepared()

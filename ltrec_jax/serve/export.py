@@ -47,7 +47,7 @@ def export_bundle(bundle: Bundle, out: Path, *, faiss: FaissKind | None = None) 
     export.json            versions, shapes, how to call, hashes, what the FAISS index finds by popularity group
     """
     with storage.new_directory(out) as directory:
-        parameters = _flat({"encoder": bundle.encoder.params, "head": dict(bundle.head)})
+        parameters = _flat({"encoder": bundle.encoder.params, "head": dict(bundle.head), "words": _words(bundle)})
         length = min(bundle.config.data.max_length, bundle.encoder.config.max_positions)
         (directory / "encoder.jaxexport").write_bytes(_program(bundle, parameters, length))
         save_tensors(parameters, directory / "parameters.safetensors")
@@ -100,6 +100,8 @@ def _program(bundle: Bundle, parameters: dict[str, np.ndarray], length: int) -> 
         hidden = bert.apply({"params": params["encoder"]}, ids_BxL, real_BxL.astype(jnp.int32), position_BxL)
         text_BxE = finish(encoder, pooling.pool(hidden, slot_BxL, count, encoder.pooling))
         anchor_BxD, bias_B = head.apply({"params": params["head"]}, text_BxE)
+        if "words" in params:
+            anchor_BxD = anchor_BxD + _of_words(params["words"], ids_BxL, real_BxL)
         return text_BxE, anchor_BxD, bias_B
 
     try:
@@ -110,6 +112,28 @@ def _program(bundle: Bundle, parameters: dict[str, np.ndarray], length: int) -> 
     shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in parameters.items()}
     ids, lengths = jax.ShapeDtypeStruct((batch, length), jnp.int32), jax.ShapeDtypeStruct((batch,), jnp.int32)
     return bytes(jax_export.export(jax.jit(place), platforms=PLATFORMS)(shapes, ids, lengths).serialize())
+
+
+def _words(bundle: Bundle) -> dict[str, np.ndarray]:
+    if bundle.words is None:
+        return {}
+    channel = bundle.words.channel
+    return {"idf": channel.idf, "components": channel.components, "projection": bundle.words.projection}
+
+
+def _of_words(words: dict[str, jax.Array], ids_BxL: jax.Array, real_BxL: jax.Array) -> jax.Array:
+    """What words add to anchors, as `model.words` has it, without an array of the vocabulary's length for each text.
+
+    A token that comes c times has a c-th of its word's weight each time.
+    """
+    same_BxLxL = (ids_BxL[:, :, None] == ids_BxL[:, None, :]) & real_BxL[:, None, :]
+    count_BxL = jnp.maximum(jnp.sum(same_BxLxL, axis=-1), 1).astype(jnp.float32)
+    weight_BxL = jnp.where(real_BxL, (1 + jnp.log(count_BxL)) * words["idf"][ids_BxL], 0.0)
+    square_B = jnp.sum(weight_BxL**2 / count_BxL, axis=1)
+    weight_BxL = weight_BxL / count_BxL * jax.lax.rsqrt(jnp.maximum(square_B, 1e-24))[:, None]
+    dense_BxR = jnp.einsum("bl,blr->br", weight_BxL, words["components"][ids_BxL])
+    length_Bx1 = jnp.linalg.norm(dense_BxR, axis=1, keepdims=True)
+    return dense_BxR / jnp.maximum(length_Bx1, 1e-6) @ words["projection"]
 
 
 def _write_items(bundle: Bundle, vectors: Vectors, path: Path) -> None:

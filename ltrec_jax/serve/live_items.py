@@ -21,7 +21,7 @@ from ltrec_jax.errors import UserError, unknown_name
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.serve.index import Index, exact_index
 from ltrec_jax.serve.placing import Placed, anchors
-from ltrec_jax.serve.spaces import Space, unit
+from ltrec_jax.serve.spaces import Rows, Space, unit
 
 NEW = "new"
 """The group of an item without training interactions."""
@@ -45,6 +45,7 @@ class LiveItems:
         self._numbers_by_value: dict[str, dict[str, np.ndarray]] = {}
         self._later: list[tuple[Mapping[str, Any], int, str]] = []  # attributes, training count, group
         vectors = bundle.vectors
+        self._anchors = Rows(vectors.item_vectors.shape[1] + 1)  # of later items: [text bias | anchor]
         self.score = Space(index, vectors.item_vectors, vectors.item_biases, vectors.mu)
 
     @functools.cached_property
@@ -133,9 +134,17 @@ class LiveItems:
 
     def anchors(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(anchor [N, D], text bias [N]): what an item's text alone says."""
-        numbers, base = np.asarray(numbers, np.int64), self._bundle.num_items
-        texts = self.meaning.rows(numbers)[0] if (numbers >= base).any() else self._bundle.text_vectors[numbers]
-        return anchors(self._bundle.head, texts)
+        numbers, bundle = np.asarray(numbers, np.int64), self._bundle
+        late, at = numbers >= bundle.num_items, np.minimum(numbers, bundle.num_items - 1)
+        if late.all():
+            known_NxD = self._anchors.array[numbers - bundle.num_items]
+            return known_NxD[:, 1:], known_NxD[:, 0]
+        anchor_NxD, bias_N = anchors(bundle.head, bundle.text_vectors[at])
+        if bundle.words is not None:
+            anchor_NxD = anchor_NxD + bundle.words.of_items(at)
+        known_NxD = self._anchors.array[numbers[late] - bundle.num_items]
+        anchor_NxD[late], bias_N[late] = known_NxD[:, 1:], known_NxD[:, 0]
+        return anchor_NxD, bias_N
 
     def check_attributes(self, attributes: Iterable[str]) -> None:
         """A name that is not a column of the catalogue is a `UserError`."""
@@ -163,6 +172,7 @@ class LiveItems:
             self._alive = np.concatenate([self._alive, np.zeros_like(self._alive)])
         self._later.append((dict(attributes), count, group))
         self.texts.append(text)
+        self._anchors.append(np.insert(placed.anchor_KxD[row], 0, placed.bias_K[row]))
         for space, vector, offset in zip(spaces, (q, q, placed.text_KxE[row]), (bias, 0.0, 0.0), strict=True):
             space.append(vector, offset)
         self.ids.append(item_id)

@@ -32,7 +32,10 @@ class Placed:
 
 
 def anchors(head: Mapping[str, np.ndarray], text_KxE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(anchor [K, D], text bias [K]) of pooled text vectors, as `model.head.Head` has them, in NumPy."""
+    """(anchor [K, D], text bias [K]) of pooled text vectors, as `model.head.Head` has them, in NumPy.
+
+    Where a bundle has `words`, what they add is still to come.
+    """
     z_KxE = np.asarray(text_KxE, np.float32) - head["center"]
     z_KxE = z_KxE / np.sqrt(np.maximum((z_KxE**2).sum(axis=1, keepdims=True), 1e-12))
     intercept = head.get("intercept", np.zeros(head["projection"].shape[1] + 1, np.float32))
@@ -43,7 +46,7 @@ class Placer:
     """The bundle's encoder behind a queue; one thread runs it."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._head = bundle.head
+        self._head, self._words = bundle.head, bundle.words
         self._max_length = min(bundle.config.data.max_length, bundle.encoder.config.max_positions)
         self._tokenizer = load_tokenizer(bundle.encoder.directory, bundle.encoder.config.vocab_size)
         self._one, self._many = (_runner(bundle, self._max_length, texts) for texts in (1, _TEXTS_PER_CALL))
@@ -101,6 +104,8 @@ class Placer:
             runner = self._one if len(store) == 1 else self._many
             text_KxE = runner.vectors(store, lambda *_: None)
             anchor_KxD, bias_K = anchors(self._head, text_KxE)
+            if self._words is not None:
+                anchor_KxD = anchor_KxD + self._words.anchors(store)
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits, and the thread must live on
             for _, future in taken:
                 future.set_exception(error)

@@ -21,7 +21,7 @@ from ltrec_jax.serve.clicks import Clicks
 from ltrec_jax.serve.index import Index, exact_index
 from ltrec_jax.serve.journal import Journal
 from ltrec_jax.serve.live_items import NEW, LiveItems
-from ltrec_jax.serve.live_users import LiveUsers, Profile, fold_in_of
+from ltrec_jax.serve.live_users import LiveUsers, Profile
 from ltrec_jax.serve.placing import Placed, Placer
 from ltrec_jax.serve.spaces import unit
 
@@ -267,14 +267,12 @@ class _World:
                 continue
             elif kind == events.ITEM_DELETE:
                 self.items.remove(event["item"])
-            elif event["rating"] is not None and self.users.learn:
+            elif event["rating"] is not None:
                 number = self.items.number(event["item"])
                 if not self.users.was_trained_on(event["user"], number, event["rating"]):
                     self.users.feedback(event["user"], number, event["rating"])
 
     def check_rating(self, rating: float | None) -> None:
-        if rating is not None and not self.users.learn:
-            fold_in_of(self.bundle)  # says why not
         lowest, highest = self.bundle.about["scale"]
         if rating is not None and not lowest <= rating <= highest:
             raise UserError(f"A rating lies in {lowest:g}..{highest:g}, not {rating:g}.")

@@ -4,6 +4,7 @@ Out of scope: where text vectors come from (`encoder`, `text.lexical`), the dial
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -15,27 +16,60 @@ from ltrec_jax.solve.fold_in import UserPrior
 
 @dataclasses.dataclass(frozen=True)
 class Anchors:
-    """Where items stand by their texts f [I, E] alone: z_i = (f_i - center) / |f_i - center|, x_i = projection^T z_i.
+    """Where items stand by their texts alone, x_i = projection^T z_i, from text vectors f [I, E] and words w [I, R]:
 
-    center [E], z [I, E], projection [E, D], float32.
+        z_i = [sqrt(1 - a) (f_i - center) / |f_i - center| ; sqrt(a) w_i]        <z_i, z_j> = (1 - a) cos_f + a cos_w
+
+    center [E], z [I, E + R], projection [E + R, D], float32; a is `share`, and without words R = a = 0.
     """
 
     center_E: np.ndarray
     z_IxE: np.ndarray
     projection_ExD: np.ndarray
+    share: float = 0.0
 
     @property
     def vectors(self) -> np.ndarray:
         """The anchors, float32 [I, D]."""
         return self.z_IxE @ self.projection_ExD
 
+    @property
+    def encoder_map(self) -> np.ndarray:
+        """What the direction of a text vector is multiplied with for its part of the anchor, [E, D]."""
+        return self.parts(self.projection_ExD)[0]
+
+    @property
+    def of_words(self) -> np.ndarray:
+        """The part of the anchors that words make, [I, D]."""
+        width = len(self.center_E)
+        return self.z_IxE[:, width:] @ self.projection_ExD[width:]
+
+    def parts(self, projection_ExD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A projection [E + R, D] as ([E, D], [R, D]): what directions of text vectors and words are multiplied with,
+        the roots of their shares in it."""
+        width = len(self.center_E)
+        return (
+            math.sqrt(1.0 - self.share) * projection_ExD[:width],
+            math.sqrt(self.share) * projection_ExD[width:],
+        )
+
+    def with_encoder(self, features_IxE: np.ndarray, map_ExD: np.ndarray) -> "Anchors":
+        """The anchors after the encoder has learnt: other text vectors, and another `encoder_map`; words stay."""
+        width, root = len(self.center_E), math.sqrt(1.0 - self.share)
+        z_IxE = root * anchored_als.anchors(features_IxE, self.center_E, 1.0)
+        return dataclasses.replace(
+            self,
+            z_IxE=np.concatenate([z_IxE, self.z_IxE[:, width:]], axis=1),
+            projection_ExD=np.concatenate([map_ExD / root, self.projection_ExD[width:]]),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class AnchoredModel:
     """User vectors [U, D] and item vectors [I, D], float32: score = <p_u, q_i>.
 
-    A later text f has the vector projection^T (f - center) / |f - center|; center [E], projection [E, D] (with
-    neighbours or a kernel ridge for cold items it is the bare anchor). `prior` is for new users; `objective` its value
+    A later text has the vector projection^T z (see `Anchors`); center [E], projection [E + R, D] (with neighbours or a
+    kernel ridge for cold items it is the bare anchor). `prior` is for new users; `objective` its value
     after each half alternation.
     """
 
@@ -47,23 +81,20 @@ class AnchoredModel:
     objective: tuple[float, ...]
 
 
-def text_anchors(
-    features_IxE: np.ndarray,
-    settings: WholeDataConfig,
-    *,
-    center_E: np.ndarray | None = None,
-    projection_ExD: np.ndarray | None = None,
-) -> Anchors:
-    """Anchors over text vectors of the whole catalogue, warm and cold.
+def text_anchors(features_IxE: np.ndarray, settings: WholeDataConfig, words_IxR: np.ndarray | None = None) -> Anchors:
+    """Anchors over text vectors of the whole catalogue, warm and cold: anchor_scale times z, in its full width.
 
-    Without `center_E` the catalogue's mean text; without `projection_ExD` anchor_scale times the identity: the full
-    width of the text vectors.
+    The centre is the catalogue's mean text. Unit vectors of words are needed where `settings.lexical_share` is above 0,
+    and else refused (`ValueError`).
     """
-    if center_E is None:
-        center_E = np.asarray(features_IxE, np.float64).mean(axis=0).astype(np.float32)
-    if projection_ExD is None:
-        projection_ExD = settings.anchor_scale * np.eye(features_IxE.shape[1], dtype=np.float32)
-    return Anchors(center_E, anchored_als.anchors(features_IxE, center_E, 1.0), projection_ExD)
+    share = settings.lexical_share
+    if (share > 0) != (words_IxR is not None):
+        raise ValueError(f"a lexical share of {share} and {'no ' if words_IxR is None else ''}vectors of words")
+    center_E = np.asarray(features_IxE, np.float64).mean(axis=0).astype(np.float32)
+    z_IxE = math.sqrt(1.0 - share) * anchored_als.anchors(features_IxE, center_E, 1.0)
+    if words_IxR is not None:
+        z_IxE = np.concatenate([z_IxE, math.sqrt(share) * np.asarray(words_IxR, np.float32)], axis=1)
+    return Anchors(center_E, z_IxE, settings.anchor_scale * np.eye(z_IxE.shape[1], dtype=np.float32), share)
 
 
 def fit(

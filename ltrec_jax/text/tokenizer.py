@@ -69,6 +69,11 @@ class Tokenizer:
             self._cutting[max_length] = engine
         return self._cutting[max_length]
 
+    @property
+    def special(self) -> tuple[int, ...]:
+        """Ids of the tokens that are no words, such as "[CLS]"."""
+        return tuple(self.engine.get_added_tokens_decoder())
+
     def token_id(self, token: str) -> int | None:
         """The id of one token of the vocabulary, such as "[MASK]"; None if it has none."""
         return self.engine.token_to_id(token)

@@ -1,6 +1,7 @@
 """Training from end to end: a split and a config in, a run directory and its deployable bundle out."""
 
 import contextlib
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ltrec_jax.data.dataset import Split
 from ltrec_jax.data.history import history
 from ltrec_jax.errors import UserError
 from ltrec_jax.model.two_tower import Vectors
+from ltrec_jax.model.words import Words
 from ltrec_jax.solve.fold_in import UserPrior
 from ltrec_jax.train import gradient, phases, schedule
 from ltrec_jax.train.phases import ENCODER, HEAD
@@ -83,7 +85,8 @@ def _by_schedule(
     else:
         found = schedule.run(whole, place, writer, trace=trace)
     solved, params = found.solved, {"encoder": found.params, "head": dict(found.solved.head)}
-    return _bundle(whole, solved.vectors, params, found.features_IxE, solved.prior), found.frozen_text
+    bundle = _bundle(whole, solved.vectors, params, found.features_IxE, solved.prior, solved.words)
+    return bundle, found.frozen_text
 
 
 def _by_gradient(
@@ -124,7 +127,12 @@ def _open_run(out: Path, config: Config, *, resume: bool) -> None:
 
 
 def _bundle(
-    problem: Problem, vectors: Vectors, params: PyTree, text_vectors: np.ndarray, prior: UserPrior | None
+    problem: Problem,
+    vectors: Vectors,
+    params: PyTree,
+    text_vectors: np.ndarray,
+    prior: UserPrior | None,
+    words: Words | None = None,
 ) -> Bundle:
     """The bundle of finished vectors; `params` is {"encoder": ..., "head": ...}."""
     dataset, train = problem.dataset, problem.split.train
@@ -155,4 +163,5 @@ def _bundle(
         encoder=problem.encoder.with_params(params["encoder"]),
         head=params["head"],
         prior=prior,
+        words=words and dataclasses.replace(words, vectors=words.vectors.astype(np.float16)),
     )

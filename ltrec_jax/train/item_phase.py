@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltrec_jax.data.dataset import Interactions
-from ltrec_jax.solve.anchored_model import Anchors, text_anchors
+from ltrec_jax.solve.anchored_model import Anchors
 from ltrec_jax.train import phases, sparse_table
 from ltrec_jax.train.batches import Batch, BatchSource
 from ltrec_jax.train.checkpoint import Checkpoints
@@ -56,18 +56,19 @@ def prepare(problem: Problem, anchors: Anchors, item_vectors_IxD: np.ndarray, co
     """`schedule.epochs` epochs from the loaded encoder and the given projection on, towards warm item vectors.
 
     `item_vectors_IxD` are the solved ones, `counts_I` the training events of each item: those with none are left out.
-    A linear map next to the projection learns with the encoder, from 0 on; the centre stays.
+    A linear map next to the projection learns with the encoder, from 0 on; the centre and what words say stay.
     """
     problem = learning(problem)
     train, epochs = problem.config.train, problem.config.schedule.epochs
     hidden = problem.hidden_states()
     source = _warm_items(problem, hidden, counts_I)
+    start_ExD = anchors.encoder_map
     params: PyTree = {
         "head": {
-            "projection": jnp.zeros_like(anchors.projection_ExD),
-            "start": jnp.asarray(anchors.projection_ExD),
+            "projection": jnp.zeros_like(start_ExD),
+            "start": jnp.asarray(start_ExD),
             "center": jnp.asarray(anchors.center_E),
-            "targets": jnp.asarray(item_vectors_IxD, jnp.float32),
+            "targets": jnp.asarray(item_vectors_IxD - anchors.of_words, jnp.float32),
         },
         "encoder": jax.tree.map(jnp.asarray, problem.encoder.params),
     }
@@ -119,9 +120,7 @@ def tune(
         )
     found = jax.tree.map(np.asarray, full_params(problem.spread.local(outcome.state)))
     features = np.asarray(prepared.pooled(outcome.state, np.arange(problem.dataset.num_items)))
-    projection = found["head"]["start"] + found["head"]["projection"]
-    settings = problem.config.whole_data
-    moved = text_anchors(features, settings, center_E=anchors.center_E, projection_ExD=projection)
+    moved = anchors.with_encoder(features, found["head"]["start"] + found["head"]["projection"])
     return Tuned(found["encoder"], features, moved)
 
 

@@ -15,6 +15,7 @@ from ltrec_jax.errors import UserError
 from ltrec_jax.model.head import popularity_gate
 from ltrec_jax.objectives.propensity import popularity_weights
 from ltrec_jax.text import templates
+from ltrec_jax.text.lexical import Lexical, fit_lexical
 from ltrec_jax.text.store import TokenStore, build_store
 from ltrec_jax.text.tokenizer import load_tokenizer
 from ltrec_jax.train.batches import BatchSource
@@ -30,7 +31,9 @@ class Problem:
     """Inputs of both phases. `features_IxE`: pooled vectors of every item text by the encoder as it was loaded.
 
     `profiles_UxE`: the same of the user texts (`data.user_template`), None without; no phase changes them.
-    `dry`: nothing is encoded; those vectors and hidden states are zeros that take no memory.
+    `lexical` and `words_IxR`: the channel of words, fitted on all item texts as the centre of their vectors is, and
+    theirs; None without `whole_data.lexical_share`.
+    `dry`: nothing is encoded or fitted; those vectors and hidden states are zeros that take no memory.
     """
 
     split: Split
@@ -44,6 +47,8 @@ class Problem:
     spread: parallel.Parallel
     dry: bool = False
     profiles_UxE: np.ndarray | None = None
+    lexical: Lexical | None = None
+    words_IxR: np.ndarray | None = None
 
     @property
     def dataset(self) -> Dataset:
@@ -147,6 +152,7 @@ def load_problem(
     template = config.data.template or str(dataset.info.get("template") or templates.default_template(dataset.items))
     texts = templates.render(template, dataset.items)
     tokens = _tokens(texts, "item", encoder, config)
+    lexical, words_IxR = _words(tokens, encoder, config, dry=dry)
     spread = spread or parallel.choose_for_run(config.train.parallel, by_rows=config.train.shard_tables)
 
     def encoded(tokens: TokenStore) -> np.ndarray:
@@ -173,7 +179,24 @@ def load_problem(
         spread=spread,
         dry=dry,
         profiles_UxE=profiles_UxE,
+        lexical=lexical,
+        words_IxR=words_IxR,
     )
+
+
+def _words(
+    tokens: TokenStore, encoder: Encoder, config: Config, *, dry: bool
+) -> tuple[Lexical | None, np.ndarray | None]:
+    """The channel of words and the texts' vectors in it, where the configuration asks for them."""
+    settings, vocab_size = config.whole_data, encoder.config.vocab_size
+    if not settings.lexical_share:
+        return None, None
+    if dry:
+        rank = min(settings.lexical_rank, min(len(tokens), vocab_size) - 1)
+        return None, np.broadcast_to(np.float32(0), (len(tokens), rank))
+    special = load_tokenizer(encoder.directory, vocab_size).special
+    lexical = fit_lexical(tokens, vocab_size, rank=settings.lexical_rank, special=special)
+    return lexical, lexical.vectors(tokens)
 
 
 def _tokens(texts: list[str], whose: str, encoder: Encoder, config: Config) -> TokenStore:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ltrec_jax.data import columns
 from ltrec_jax.model.two_tower import Vectors
+from ltrec_jax.model.words import Words
 from ltrec_jax.solve import anchored_als, anchored_model, bayes, cold_start, side_information
 from ltrec_jax.solve.anchored_model import Anchors
 from ltrec_jax.solve.fold_in import UserPrior
@@ -27,8 +28,8 @@ _HEAD_L2 = 20.0
 class Solved:
     """A model between two steps of the schedule.
 
-    `anchors` say where a text stands: fine-tuning starts from them. `head` places the text of a new item, for the
-    bundle; `prior` is fold-in's.
+    `anchors` say where a text stands: fine-tuning starts from them. `head` and `words` place the text of a new item,
+    for the bundle; `prior` is fold-in's.
     """
 
     vectors: Vectors
@@ -37,6 +38,7 @@ class Solved:
     anchors: Anchors
     head: Mapping[str, np.ndarray]
     prior: UserPrior
+    words: Words | None = None
 
 
 def solve(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None = None) -> Solved:
@@ -49,7 +51,7 @@ def solve(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None = 
 def width(problem: Problem) -> int:
     """D of the vectors that a solve gives."""
     if problem.config.schedule.goal == "whole_data":
-        return problem.encoder.config.hidden_size
+        return problem.encoder.config.hidden_size + (0 if problem.words_IxR is None else problem.words_IxR.shape[1])
     settings = problem.config.bayes
     return settings.factors if settings.method == "vb" else settings.gibbs_factors
 
@@ -72,17 +74,22 @@ def _distinct_likes(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) -> Solved:
     settings = problem.config.whole_data
     user, item = _distinct_likes(problem)
-    anchors = anchors or anchored_model.text_anchors(features_IxE, settings)
+    anchors = anchors or anchored_model.text_anchors(features_IxE, settings, problem.words_IxR)
     num_users, num_items = problem.dataset.num_users, problem.dataset.num_items
     model = anchored_model.fit(user, item, anchors, num_users=num_users, settings=settings, spread=problem.spread)
     zeros_U, zeros_I = np.zeros(num_users, np.float32), np.zeros(num_items, np.float32)
+    projection_ExD, word_map_RxD = anchors.parts(model.projection)
+    words = None
+    if problem.lexical is not None and problem.words_IxR is not None:
+        words = Words(problem.lexical, word_map_RxD, problem.words_IxR)
     return Solved(
         vectors=Vectors(0.0, model.user_vectors, zeros_U, model.item_vectors, zeros_I, predicts_ratings=False),
         item_rows=model.item_vectors,
         counts=np.bincount(item, minlength=num_items),
         anchors=anchors,
-        head=_head(anchors.center_E, model.projection, np.zeros(len(anchors.center_E), np.float32), 0.0),
+        head=_head(anchors.center_E, projection_ExD, np.zeros(len(anchors.center_E), np.float32), 0.0),
         prior=model.prior,
+        words=words,
     )
 
 

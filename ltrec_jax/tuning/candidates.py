@@ -109,7 +109,7 @@ def _gradient(split: Split, config: Config) -> Recommender:
 
 
 def _whole_data(train: Training, config: Config) -> Recommender:
-    likes = train.likes.tocoo()
-    anchors = anchored_model.text_anchors(train.need_texts("whole-data").vectors, config.whole_data)
+    likes, texts, settings = train.likes.tocoo(), train.need_texts("whole-data"), config.whole_data
+    anchors = anchored_model.text_anchors(texts.vectors, settings, texts.words_for(settings))
     model = anchored_model.fit(likes.row, likes.col, anchors, num_users=train.num_users, settings=config.whole_data)
     return Factors(model.user_vectors, model.item_vectors)

@@ -73,6 +73,7 @@ OWN_SPACES: Mapping[str, Space] = {
         "whole_data.propensity_power": Real(0.0, 0.5, log=False),
         "whole_data.cold": OneOf(("text_map", "ridge", "kernel_ridge", "neighbours")),
         "whole_data.cold_l2": Real(3.0, 1000.0),
+        "whole_data.lexical_share": Real(0.0, 0.5, log=False),
     },
 }
 """Of our own models, by the names of settings of the configuration."""

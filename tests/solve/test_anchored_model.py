@@ -1,6 +1,7 @@
 """The top-N model over text vectors."""
 
 import numpy as np
+import pytest
 
 from ltrec_jax.config import WholeDataConfig
 from ltrec_jax.solve import anchored_als, anchored_model
@@ -18,3 +19,49 @@ def test_a_user_without_events_has_the_mean_of_the_others_and_so_a_list():
     np.testing.assert_array_equal(model.user_vectors[known], solved[known])
     np.testing.assert_allclose(model.user_vectors[~known], np.tile(solved[known].mean(0), (sum(~known), 1)), rtol=1e-5)
     assert np.ptp(model.user_vectors[~known] @ model.item_vectors.T) > 0
+
+
+def of_texts(share, rng):
+    features = rng.normal(size=(9, 6)).astype(np.float32)
+    words = rng.normal(size=(9, 4)).astype(np.float32)
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
+    return features, words, anchored_model.text_anchors(features, WholeDataConfig(lexical_share=share), words)
+
+
+def cosines(rows):
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9])
+def test_cosines_of_texts_and_of_words_are_mixed_by_the_share(share):
+    features, words, anchors = of_texts(share, np.random.default_rng(1))
+    wanted = (1 - share) * cosines(features - features.mean(axis=0)) + share * cosines(words)
+    np.testing.assert_allclose(cosines(anchors.vectors), wanted, atol=1e-5)
+
+
+def test_without_words_the_anchors_are_the_texts_own_to_the_last_bit():
+    features, settings = np.random.default_rng(2).normal(size=(9, 6)).astype(np.float32), WholeDataConfig()
+    anchors = anchored_model.text_anchors(features, settings)
+    np.testing.assert_array_equal(anchors.z_IxE, anchored_als.anchors(features, anchors.center_E, 1.0))
+    np.testing.assert_array_equal(anchors.encoder_map, settings.anchor_scale * np.eye(6, dtype=np.float32))
+    assert not anchors.of_words.any()
+    again = anchors.with_encoder(features, anchors.encoder_map)
+    np.testing.assert_array_equal(again.vectors, anchors.vectors)
+    with pytest.raises(ValueError, match="lexical share"):
+        anchored_model.text_anchors(features, settings, features)
+    with pytest.raises(ValueError, match="lexical share"):
+        anchored_model.text_anchors(features, WholeDataConfig(lexical_share=0.1))
+
+
+def test_what_the_encoder_learns_leaves_the_words_where_they_are():
+    rng = np.random.default_rng(3)
+    features, words, anchors = of_texts(0.3, rng)
+    same = anchors.with_encoder(features, anchors.encoder_map)
+    np.testing.assert_allclose(same.vectors, anchors.vectors, rtol=1e-6)
+    moved_to, map_ExD = rng.normal(size=features.shape).astype(np.float32), rng.normal(size=(6, 10)).astype(np.float32)
+    moved = anchors.with_encoder(moved_to, map_ExD)
+    direction = anchored_als.anchors(moved_to, anchors.center_E, 1.0)
+    np.testing.assert_allclose(moved.vectors, direction @ map_ExD + anchors.of_words, atol=1e-5)
+    scale = np.sqrt(0.3) * WholeDataConfig().anchor_scale
+    np.testing.assert_allclose(anchors.of_words, np.pad(scale * words, ((0, 0), (6, 0))), atol=1e-6)

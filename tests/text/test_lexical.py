@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ltrec_jax.errors import UserError
-from ltrec_jax.text.lexical import fit_lexical
+from ltrec_jax.text.lexical import Lexical, fit_lexical
 from ltrec_jax.text.store import TokenStore
 
 
@@ -34,3 +34,14 @@ def test_special_tokens_alone_are_zero_and_a_fit_repeats():
 def test_one_text_is_refused():
     with pytest.raises(UserError, match="two texts"):
         fit_lexical(store([1, 2]), 5)
+
+
+def test_a_channel_comes_back_from_its_tensors_with_the_same_vectors():
+    """Tokens that no text had are left out, and weigh nothing before and after."""
+    lexical = fit_lexical(TEXTS, 10, rank=3, special=(1,))
+    tensors = lexical.tensors()
+    assert tensors["token"].tolist() == [3, 4, 5, 6, 7]
+    again = Lexical.of_tensors(tensors, 10)
+    later = store([1, 3, 9], [9, 2], [4, 6, 6])
+    np.testing.assert_array_equal(again.vectors(later), lexical.vectors(later))
+    np.testing.assert_array_equal(again.vectors(later)[1], 0)

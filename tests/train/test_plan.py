@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from ltrec_jax.commands.plan_table import plan_table
-from ltrec_jax.config import ScheduleConfig
+from ltrec_jax.config import ScheduleConfig, WholeDataConfig
 from ltrec_jax.solve.anchored_model import Anchors
 from ltrec_jax.train import item_phase, layer_cache, phases, problem, solves
 from ltrec_jax.train.plan import make_plan
@@ -44,14 +44,16 @@ def test_a_plan_foresees_what_training_makes_and_encodes_nothing(
     assert plan.cache_bytes == (0 if trainable == "all" else hidden.values.nbytes)
 
 
-@pytest.mark.parametrize("goal", ["explicit", "whole_data"])
-def test_a_plan_of_a_schedule_foresees_the_phase_between_its_solves(small_split, small_config, cache, goal):
+@pytest.mark.parametrize(("goal", "share"), [("explicit", 0.0), ("whole_data", 0.0), ("whole_data", 0.2)])
+def test_a_plan_of_a_schedule_foresees_the_phase_between_its_solves(small_split, small_config, cache, goal, share):
     schedule = ScheduleConfig(goal=goal, trainable="top:1", epochs=3)
-    config = dataclasses.replace(small_config, schedule=schedule)
+    words = WholeDataConfig(lexical_share=share, lexical_rank=5)
+    config = dataclasses.replace(small_config, schedule=schedule, whole_data=words)
     plan = make_plan(small_split, config)
     [items] = plan.phases
     real = problem.load_problem(small_split, config)
     width = solves.width(real)
+    assert width == solves.width(problem.load_problem(small_split, config, dry=True))
     rows = np.zeros((small_split.dataset.num_items, width + (goal == "explicit")), np.float32)
     anchors = Anchors(np.zeros(16, np.float32), rows[:, :0], np.zeros((16, rows.shape[1]), np.float32))
     prepared = item_phase.prepare(real, anchors, rows, solves.counts(real))

@@ -9,7 +9,6 @@ import pytest
 from ltrec_jax import experiment, parallel
 from ltrec_jax.bundle import Bundle
 from ltrec_jax.errors import UserError
-from ltrec_jax.serve.service import Query, Service
 from ltrec_jax.train import phases
 from ltrec_jax.train.fit import fit
 from ltrec_jax.train.problem import load_problem
@@ -157,22 +156,6 @@ def test_the_encoder_learns_to_rank(small_split, small_config, tmp_path):
     losses = [row["train_loss"] for row in rows if row["phase"] == "encoder" and "train_loss" in row]
     first = next(row["train_loss"] for row in rows if row["phase"] == "head" and "train_loss" in row)
     assert losses[-1] < first
-
-
-def test_known_users_are_served_and_new_ones_refused(run):
-    _, _, bundle = run
-    service = Service(bundle)
-    try:
-        (answer,) = service.recommend([Query(user="u3", k=5)])
-        assert len(answer) == 5
-        for query in (Query(liked=["i1"]), Query(text="the rocket")):
-            with pytest.raises(UserError, match="softmax"):
-                service.recommend([query])
-        with pytest.raises(UserError, match="softmax"):
-            service.feedback("u3", "i1", 5.0)
-        service.feedback("u3", "i1", click=True)
-    finally:
-        service.close()
 
 
 def test_what_cannot_be_asked_for(problem, small_config):
