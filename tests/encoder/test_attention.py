@@ -31,9 +31,9 @@ def test_cudnn_refuses_float32(monkeypatch):
 
 def test_every_policy_gives_the_weighted_mean_of_a_segments_values():
     """Against the definition in float64, with and without a gradient asked for."""
-    rows, length, heads, size = 2, 24, 3, 8
+    rows, length, heads, size = 2, 70, 3, 8
     query, key, value = np.random.default_rng(0).normal(size=(3, rows, length, heads, size)).astype(np.float32)
-    segments = np.array([[1] * 10 + [2] * 9 + [0] * 5, [4] * 24])
+    segments = np.array([[1] * 30 + [2] * 35 + [0] * 5, [4] * 70])
     scores = np.einsum("rqhd,rkhd->rhqk", query.astype(np.float64), key) / np.sqrt(size)
     weights = np.where((segments[:, :, None] == segments[:, None, :])[:, None], np.exp(scores), 0.0)
     wanted = np.einsum("rhqk,rkhd->rqhd", weights / weights.sum(-1, keepdims=True), value)
