@@ -16,7 +16,7 @@ def keep_mask(key: jax.Array, *names_N: Array, shape: tuple[int, ...], rate: flo
     [0, 1) is the share of zeros (Srivastava et al., JMLR 2014).
     """
 
-    def one(*names: jax.Array) -> jax.Array:
+    def one(*names: Array) -> jax.Array:
         of_its_own = key
         for name in names:
             of_its_own = jax.random.fold_in(of_its_own, name)
