@@ -203,32 +203,34 @@ class LayerStack(nn.Module):
     scan: bool
 
     def setup(self) -> None:
-        layer = nn.remat(Layer) if self.remat else Layer
-        self.layers = [layer(self.config, self.policy, name=str(i)) for i in range(self.config.num_layers)]
+        self.layers = [Layer(self.config, self.policy, name=str(i)) for i in range(self.config.num_layers)]
 
     def __call__(
         self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, first: int, last: int | None, names: TokenNames | None
     ) -> jax.Array:
-        if self.scan and not self.is_initializing():
-            return self._scan(hidden_RxLxE, mask_RxLxL, range(self.config.num_layers)[first:last], names)
-        for layer in self.layers[first:last]:
-            hidden_RxLxE = layer(hidden_RxLxE, mask_RxLxL, names)
-        return hidden_RxLxE
-
-    def _scan(
-        self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, chosen: range, names: TokenNames | None
-    ) -> jax.Array:
-        """One compiled layer, run over the layers' stacked parameters: compiles faster, copies the weights once."""
-        params = self.variables["params"]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[str(i)] for i in chosen))
-        keys = None if names is None else jax.random.split(self.make_rng("dropout"), len(chosen))
+        if self.is_initializing():
+            for layer in self.layers[first:last]:
+                hidden_RxLxE = layer(hidden_RxLxE, mask_RxLxL, names)
+            return hidden_RxLxE
+        key = None if names is None else self.make_rng("dropout")
         layer = Layer(self.config, self.policy, parent=None)
 
-        def run(hidden_RxLxE: jax.Array, each: tuple[PyTree, jax.Array | None]) -> tuple[jax.Array, None]:
-            rngs = None if names is None else {"dropout": each[1]}
-            return layer.apply({"params": each[0]}, hidden_RxLxE, mask_RxLxL, names, rngs=rngs), None
+        def run(hidden_RxLxE: jax.Array, each: tuple[PyTree, Array | int]) -> tuple[jax.Array, None]:
+            params, number = each
+            # By the layer's number: one mask, whether the layers are scanned and whichever of them are run.
+            rngs = None if key is None else {"dropout": jax.random.fold_in(key, number)}
+            return layer.apply({"params": params}, hidden_RxLxE, mask_RxLxL, names, rngs=rngs), None
 
-        return jax.lax.scan(jax.checkpoint(run) if self.remat else run, hidden_RxLxE, (stacked, keys))[0]
+        if self.remat:
+            run = jax.checkpoint(run)
+        params, chosen = self.variables["params"], range(self.config.num_layers)[first:last]
+        if self.scan:
+            # One compiled layer, run over the layers' stacked parameters: compiles faster, copies the weights once.
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[str(i)] for i in chosen))
+            return jax.lax.scan(run, hidden_RxLxE, (stacked, jnp.array(chosen)))[0]
+        for i in chosen:
+            hidden_RxLxE, _ = run(hidden_RxLxE, (params[str(i)], i))
+        return hidden_RxLxE
 
 
 class Stack(nn.Module):
