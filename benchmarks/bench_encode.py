@@ -4,9 +4,10 @@
 
 Real texts of uneven length (film titles with genres; the same joined to 100-200 words) against PyTorch padded to each
 batch's longest text and against PyTorch with batches of sorted length; one padded batch of 64 x 32 tokens on both
-sides; int8 against PyTorch's bfloat16. Two threads on both sides, each measurement in a process of its own. PyTorch's
-batch size, and autocast or bfloat16 weights, are whichever is faster. Tokenizing is the same on both sides and not
-measured.
+sides; int8 against PyTorch's bfloat16. Two threads on both sides, each measurement in a process of its own, the sides
+in turns. PyTorch's batch size, and autocast or bfloat16 weights, are whichever is faster. Tokenizing is the same on
+both sides and not measured. `ceilings` are the ratios of a program that did nothing but the encoder's products, of the
+texts' own tokens, at the machine's measured peak.
 """
 
 import json
@@ -60,6 +61,7 @@ def write_texts(folder: Path, quick: bool) -> dict[str, Any]:
         lengths = store.lengths
         about[name] = {
             "texts": len(store),
+            "flops": _flops(encoder.config, lengths),
             "tokens": int(lengths.sum()),
             "percentiles_10_50_90": np.percentile(lengths, [10, 50, 90]).tolist(),
             "truncated": store.truncated,
@@ -112,16 +114,15 @@ def batch_task(folder: str, policy: Any, repeats: int) -> dict[str, Any]:
         "seconds": times,
         "median_seconds": median,
         "compile_seconds": first - median,
-        "flops": _flops(encoder.config),
+        "flops": _flops(encoder.config, np.full(BATCH[0], BATCH[1])),
     }
 
 
-def _flops(config: Any) -> int:
-    """Of the batch: a multiplication and an addition for every weight of the products and of attention, per token."""
-    rows, length = BATCH
-    wide, inner = config.hidden_size, config.intermediate_size
-    per_token = config.num_layers * (4 * wide * wide + 2 * wide * inner + 2 * length * wide)
-    return 2 * rows * length * per_token
+def _flops(config: Any, lengths: np.ndarray) -> int:
+    """Of texts of so many tokens: a multiplication and an addition per weight of the products, and of attention's."""
+    wide, inner, tokens = config.hidden_size, config.intermediate_size, lengths.astype(np.int64)
+    products = tokens * (4 * wide * wide + 2 * wide * inner) + 2 * tokens * tokens * wide
+    return int(2 * config.num_layers * products.sum())
 
 
 def peak_task() -> dict[str, Any]:
@@ -193,38 +194,50 @@ def main() -> None:
         os.sched_setaffinity(0, _processors())
     if ran_task(given, TASKS):
         return
-    repeats = 2 if given.quick else 3
+    rounds = 1 if given.quick else 3
     with tempfile.TemporaryDirectory(prefix="bench-encode-") as name:
-        details = measure(Path(name), given.torch_python or sys.executable, repeats, given.quick)
+        details = measure(Path(name), given.torch_python or sys.executable, rounds, given.quick)
     headline = summarise(details)
     report(given.json, "encode", headline, details, rows(details, headline))
 
 
-def measure(folder: Path, python: str, repeats: int, quick: bool) -> dict[str, Any]:
-    """Everything, outputs compared as soon as both sides have them."""
+def measure(folder: Path, python: str, rounds: int, quick: bool) -> dict[str, Any]:
+    """Everything, both sides in turns, outputs compared as soon as both sides have them."""
     about = write_texts(folder, quick)
     encoder = about.pop("encoder")
-    details: dict[str, Any] = {"texts": about, "ours": {}, "torch": {}, "least_cosine": {}}
-    batch_repeats = 5 if quick else 40
+    details: dict[str, Any] = {"texts": about, "least_cosine": {}}
+    runs: dict[str, dict[str, list[dict[str, Any]]]] = {"ours": {}, "torch": {}}
     for kind in (*TEXTS, "batch"):
-        place = folder / kind
-        for policy in ("float32", "bfloat16", "int8"):
-            task, count = ("batch", batch_repeats) if kind == "batch" else ("catalogue", repeats)
-            details["ours"][f"{kind}, {policy}"] = in_child(
-                __file__, task, folder=str(place), policy=policy, repeats=count
-            )
-        for policy, variants in RIVAL_NUMBERS.items():
-            for numbers in variants:
-                for order in ("batch",) if kind == "batch" else ("given", "sorted"):
-                    label = f"{kind}, {order}, {numbers}"
-                    count = batch_repeats if kind == "batch" else repeats
-                    details["torch"][label] = rival(python, place, encoder, numbers, order, count)
-                    details["least_cosine"][label] = agreement(place, policy, numbers, order)
-        order = "batch" if kind == "batch" else "sorted"
+        place, of_batch = folder / kind, kind == "batch"
+        task, repeats = ("batch", 5 if quick else 15) if of_batch else ("catalogue", 1)
+        for _ in range(rounds):
+            for policy in ("float32", "bfloat16", "int8"):
+                found = in_child(__file__, task, folder=str(place), policy=policy, repeats=repeats)
+                runs["ours"].setdefault(f"{kind}, {policy}", []).append(found)
+                for numbers in RIVAL_NUMBERS.get(policy, ()):
+                    for order in ("batch",) if of_batch else ("given", "sorted"):
+                        label = f"{kind}, {order}, {numbers}"
+                        found = rival(python, place, encoder, numbers, order, repeats)
+                        runs["torch"].setdefault(label, []).append(found)
+                        details["least_cosine"][label] = agreement(place, policy, numbers, order)
+        order = "batch" if of_batch else "sorted"
         details["least_cosine"][f"{kind}, int8"] = agreement(place, "int8", "float32", order)
+    for side, of_side in runs.items():
+        details[side] = {label: _merged(found) for label, found in of_side.items()}
     details["peak_flops"] = in_child(__file__, "peak")
     details["int8_rank_correlation"] = rank_correlation(folder / "titles")
     return details
+
+
+def _merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """One measurement from those of several processes: all their times and the median, the largest peak."""
+    times = [seconds for run in runs for seconds in run["seconds"]]
+    own = {
+        "seconds": times,
+        "median_seconds": statistics.median(times),
+        "peak_gib": max(run["peak_gib"] for run in runs),
+    }
+    return runs[0] | own
 
 
 def best_rival(details: dict[str, Any], kind: str, order: str, policy: str) -> float:
@@ -249,6 +262,17 @@ def summarise(details: dict[str, Any]) -> dict[str, float]:
         for kind in TEXTS
         for order in ("given", "sorted")
     }
+    # What remained if everything beside the products took no time.
+    details["ceilings"] = {
+        order: {
+            f"{kind}, {policy}": best_rival(details, kind, place, policy)
+            * details["peak_flops"][policy]
+            / details["texts"][kind]["flops"]
+            for kind in TEXTS
+            for policy in RIVAL_NUMBERS
+        }
+        for order, place in (("padded", "given"), ("bucketed", "sorted"))
+    }
     details["peak_fractions"] = {
         policy: details["ours"][f"batch, {policy}"]["flops"] / ours[f"batch, {policy}"] / details["peak_flops"][policy]
         for policy in ("float32", "bfloat16", "int8")
@@ -272,7 +296,7 @@ def rows(details: dict[str, Any], headline: dict[str, float]) -> list[tuple[str,
         for label, result in details[side].items():
             rate = counts[label.split(",")[0]] / result["median_seconds"]
             found.append((f"{side}, {label}", f"{rate:,.0f} texts/s, peak {result['peak_gib']:.2f} GiB"))
-    for name in ("ratios", "int8_ratios", "peak_fractions"):
+    for name in ("ratios", "ceilings", "int8_ratios", "peak_fractions"):
         for label, value in details[name].items():
             shown = ", ".join(f"{k} {v:.2f}" for k, v in value.items()) if isinstance(value, dict) else f"{value:.2f}"
             found.append((f"{name}: {label}", shown))

@@ -44,7 +44,13 @@ def ours(epochs: tuple[int, int], every: int, exchange: str) -> dict[str, Any]:
     more, _ = two_tower.curve_of_ours(problem, second, every)
     curve += [{k: v + (curve[-1][k] if k != "rmse" else 0.0) for k, v in point.items()} for point in more]
     curve = [point | {"seconds": point["seconds"] + encoding} for point in curve]
-    return {"curve": curve, "encoding": encoding, "head_every": head_every, "steps": int(more[-1]["updates"])}
+    return {
+        "curve": curve,
+        "encoding": encoding,
+        "head_every": head_every,
+        "steps": int(more[-1]["updates"]),
+        "pairs": len(problem.split.train),
+    }
 
 
 def reached(curve: list[dict[str, float]], rmse: float) -> dict[str, float] | None:
@@ -111,7 +117,14 @@ def main() -> None:
         headline[key] = point["seconds"] / best["seconds"]
         rows.append(_row(f"PyTorch, {label}" + ("" if found[label] else ", not reached"), point))
     rows += [(label, f"{value:.2f}") for label, value in headline.items() if "_vs_" in label]
+    per_epoch = mine["head_every"]
     details = {
+        "updates_per_epoch": {
+            "ours": per_epoch,
+            "deduplicated": per_epoch,
+            "plain": -(-mine["pairs"] // PLAIN_BATCH),
+        },
+        "versions_of_torch": {name: dedup[name] for name in ("torch", "transformers", "device")},
         "ours": mine,
         "deduplicated": dedup["curve"],
         "deduplicated_encoding": dedup["encoding"],

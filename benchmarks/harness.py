@@ -4,6 +4,8 @@ Out of scope: what is measured.
 """
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import statistics
 import subprocess
@@ -83,11 +85,33 @@ def median_seconds(work: Callable[[], Any], repeats: int, warmup: int = 1) -> tu
 def report(
     path: Path | None, name: str, headline: dict[str, float], details: dict[str, Any], rows: Sequence[tuple[str, str]]
 ) -> None:
-    """Show a table, and write `{"benchmark", "hardware", "headline", "details"}` if a file was named."""
+    """Show a table, and write `{"benchmark", "hardware", "code", "headline", "details"}` if a file was named."""
     hardware = describe_hardware()
     width = max(len(label) for label, _ in rows)
     print(f"\n{name} on {hardware['processor']}, {hardware['cores']} cores, {hardware['platform']}")
     for label, value in rows:
         print(f"  {label:<{width}}  {value}")
     if path is not None:
-        storage.write_json(path, {"benchmark": name, "hardware": hardware, "headline": headline, "details": details})
+        found = {"benchmark": name, "hardware": hardware, "code": code(), "headline": headline, "details": details}
+        storage.write_json(path, found)
+
+
+def code() -> dict[str, Any]:
+    """What was measured: the commit (and whether files differ from it), and the versions of what it stands on.
+
+    PyTorch's is that of this environment; a benchmark whose rival runs in another one has it in its details.
+    """
+    versions = {}
+    for package in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy", "scipy", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain")), "versions": versions}
+
+
+def _git(*asked: str) -> str | None:
+    """What git says of this checkout; None where there is no git, or no checkout."""
+    try:
+        done = subprocess.run(["git", *asked], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -19,7 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoModel
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 Batch = tuple[np.ndarray, torch.Tensor, torch.Tensor]
 
@@ -33,6 +37,12 @@ def load(encoder: str, numbers: str) -> torch.nn.Module:
 
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def settle() -> None:
+    """Wait for what a GPU has been given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def precision(numbers: str) -> contextlib.AbstractContextManager[Any]:

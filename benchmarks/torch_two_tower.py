@@ -6,13 +6,13 @@ JSON. It knows nothing of JAX or ltrec_jax:  python benchmarks/torch_two_tower.p
 Variants: `plain` encodes the text of every pair of a random batch, padded to the batch's longest, with dense Adam, as
 the field's tutorials do; `deduplicated` takes the very batches that ltrec_jax uses, each text once, packed. With
 `head_steps` it first learns head and tables on frozen text vectors, in the batches that ltrec_jax uses for that.
+Everything is on a GPU where there is one; batches are sent there outside of the time, and every step is waited for.
 """
 
 import contextlib
 import dataclasses
 import json
 import math
-import resource
 import statistics
 import sys
 import time
@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
+from torch_reference import device, peak_gib, settle
 from transformers import AutoModel
 
 Batch = dict[str, torch.Tensor]
@@ -204,9 +206,16 @@ def plain_batches(folder: Path, size: int, *, like_packed: bool = False) -> Call
     return make
 
 
+def placed(batch: Batch) -> Batch:
+    """The batch where the model is, and there for good: nothing of it is still under way."""
+    found = {name: value.to(device()) for name, value in batch.items()}
+    settle()
+    return found
+
+
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
-    with torch.autocast("cpu", dtype=torch.bfloat16) if name == "bfloat16" else contextlib.nullcontext():
+    with torch.autocast(device(), dtype=torch.bfloat16) if name == "bfloat16" else contextlib.nullcontext():
         yield
 
 
@@ -226,7 +235,7 @@ def validation_rmse(model: TwoTower, folder: Path, *, normalise: bool, frozen: b
         }
         if frozen:
             del batch["token_ids"]
-        _, error = model.loss(batch, {"user": 0.0, "item": 0.0, "bias": 0.0}, normalise=normalise)
+        _, error = model.loss(placed(batch), {"user": 0.0, "item": 0.0, "bias": 0.0}, normalise=normalise)
         squared += float(error) * len(chosen)
     return math.sqrt(squared / len(slot))
 
@@ -273,7 +282,8 @@ def encoding_seconds(model: TwoTower, folder: Path, numbers: str) -> float:
         rows = [torch.from_numpy(values[offsets[text] : offsets[text + 1]]) for text in order[start : start + 64]]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows])
-        work.append((ids, (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()))
+        mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
+        work.append((ids.to(device()), mask.to(device())))
     taken = []
     with torch.inference_mode(), precision(numbers):
         for _ in range(4):
@@ -282,6 +292,7 @@ def encoding_seconds(model: TwoTower, folder: Path, numbers: str) -> float:
                 hidden = model.bert(input_ids=ids, attention_mask=mask).last_hidden_state.float()
                 pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
                 nn.functional.normalize(pooled, dim=1)
+            settle()
             taken.append(time.perf_counter() - start_time)
     return statistics.median(taken[1:])
 
@@ -291,7 +302,7 @@ def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     settings = json.loads((folder / "settings.json").read_text())
     torch.manual_seed(0)
     torch.set_num_threads(asked.get("threads", 2))
-    model = TwoTower(folder, sparse=asked.get("sparse", False))
+    model = TwoTower(folder, sparse=asked.get("sparse", False)).to(device())
     tables = (model.users.weight, model.items.weight, model.bert.embeddings.word_embeddings.weight)
     encoding = encoding_seconds(model, folder, asked["precision"]) if asked.get("head_steps") else 0.0
     losses, seconds, pairs, curve = [], [], 0, []
@@ -301,7 +312,7 @@ def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
         dense = [p for group in stage.steppers[0].param_groups for p in group["params"]]
         clipped = [p for p in dense if not any(p is table for table in tables)]
         for number in range(stage.steps):
-            batch = stage.make(number)
+            batch = placed(stage.make(number))
             start = time.perf_counter()
             for stepper, own in zip(stage.steppers, peaks, strict=True):
                 for group, peak in zip(stepper.param_groups, own, strict=True):
@@ -315,6 +326,7 @@ def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
             for stepper in stage.steppers:
                 stepper.step()
             losses.append(float(error))
+            settle()
             seconds.append(time.perf_counter() - start)
             pairs += int((batch["weight"] > 0).sum())
             # What has taken too long without getting there is evaluated once more and given up.
@@ -332,8 +344,10 @@ def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
         "losses": losses,
         "seconds": seconds,
         "pairs": pairs,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20),
+        "peak_gib": peak_gib(),
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
 
 
