@@ -22,11 +22,17 @@ from ltrec_jax.text.tokenizer_workers import Tokens
 _SLICE = 1024
 # Fewer are done before the processes have started.
 _MANY = 8192
+# Tables of words are padded to a multiple of some number, 1,024 at most. A tokenizer that misses more rows, or most of
+# them, belongs to another checkpoint, or was made by transformers from no vocabulary at all (five special tokens).
+_MOST_PADDING = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """Texts to token ids with the model's special tokens around them; `fingerprint` changes whenever an id would."""
+    """Texts to token ids with the model's special tokens around them; `fingerprint` changes whenever an id would.
+
+    `vocab_size` counts the rows of the encoder's word table. There may be more of them than tokens.
+    """
 
     engine: tokenizers.Tokenizer
     vocab_size: int
@@ -85,7 +91,11 @@ def _joined(parts: "list[Future[Tokens]]") -> Tokens:
 
 
 def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer of an encoder's directory. One whose vocabulary is not `vocab_size` long is a `UserError`."""
+    """The tokenizer of an encoder's directory, for a word table of `vocab_size` rows.
+
+    Rows without a token are padding, as XLM-R's sentence encoders have it (250,002 tokens, 250,037 rows). A token
+    without a row, and a tokenizer that leaves more rows than padding explains, are `UserError`s.
+    """
     directory = Path(directory)
     path = directory / "tokenizer.json"
     if path.is_file():
@@ -95,13 +105,14 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
             raise UserError(f"{path} is damaged: {error}.") from error
     else:
         engine = _converted(directory)
-    found = engine.get_vocab_size(with_added_tokens=True)
-    if found != vocab_size:
+    ids = engine.get_vocab(with_added_tokens=True).values()
+    last = max(ids, default=-1)
+    if last >= vocab_size or vocab_size - len(ids) >= min(_MOST_PADDING, vocab_size / 2):
         raise UserError(
-            f"The tokenizer in {directory} knows {found} tokens, the encoder's vocab_size is {vocab_size}: they do not "
-            "belong together. Take both from the same checkpoint."
+            f"The tokenizer in {directory} knows {len(ids)} tokens (the last is {last}), the encoder's vocab_size is "
+            f"{vocab_size}: they do not belong together. Take both from the same checkpoint."
         )
-    return Tokenizer(engine, found, storage.content_hash(engine.to_str()))
+    return Tokenizer(engine, vocab_size, storage.content_hash(engine.to_str()))
 
 
 def _converted(directory: Path) -> tokenizers.Tokenizer:

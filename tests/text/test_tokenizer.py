@@ -27,9 +27,38 @@ def test_long_texts_are_cut_and_counted(tiny_encoder):
     assert values[-1] == 3
 
 
-def test_a_foreign_vocabulary_is_named(tiny_encoder):
-    with pytest.raises(UserError, match="knows 22 tokens, the encoder's vocab_size is 30522"):
-        load_tokenizer(tiny_encoder, 30522)
+@pytest.mark.parametrize("rows", [30522, 44, 21])
+def test_a_foreign_vocabulary_is_named(tiny_encoder, rows):
+    with pytest.raises(UserError, match=rf"22 tokens \(the last is 21\), the encoder's vocab_size is {rows}"):
+        load_tokenizer(tiny_encoder, rows)
+
+
+def test_a_vocabulary_of_another_checkpoint_of_about_its_size_is_no_padding(minilm_directory):
+    assert load_tokenizer(minilm_directory, 30522 + 70).vocab_size == 30592
+    with pytest.raises(UserError, match="do not belong together"):
+        load_tokenizer(minilm_directory, 30522 + 1526)  # as far as the cased BERT is from the uncased one
+
+
+def test_rows_beyond_the_tokens_are_padding_and_change_no_id(tiny_encoder):
+    exact, padded = load_tokenizer(tiny_encoder, 22), load_tokenizer(tiny_encoder, 30)
+    assert (exact.vocab_size, padded.vocab_size) == (22, 30)
+    assert exact.fingerprint == padded.fingerprint
+    np.testing.assert_array_equal(exact.encode(["the rocket"], 8)[0], padded.encode(["the rocket"], 8)[0])
+
+
+def test_a_token_without_a_row_is_refused_however_few_tokens_there_are(tiny_encoder, tmp_path):
+    raw = json.loads((tiny_encoder / "tokenizer.json").read_text())
+    raw["model"]["vocab"]["lunar"] = 25
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    assert load_tokenizer(tmp_path, 26).token_id("lunar") == 25
+    with pytest.raises(UserError, match=r"22 tokens \(the last is 25\), the encoder's vocab_size is 25"):
+        load_tokenizer(tmp_path, 25)
+
+
+def test_what_transformers_makes_of_a_directory_without_vocabulary_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 100}))
+    with pytest.raises(UserError, match="knows 5 tokens"):
+        load_tokenizer(tmp_path, 100)
 
 
 def test_a_damaged_or_absent_tokenizer_is_named(tiny_encoder, tmp_path):
