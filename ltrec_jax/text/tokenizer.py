@@ -17,6 +17,7 @@ import tokenizers
 from ltrec_jax import storage
 from ltrec_jax.errors import UserError
 from ltrec_jax.text import tokenizer_workers
+from ltrec_jax.text.sentence_config import read_sentence_config
 from ltrec_jax.text.tokenizer_workers import Tokens
 
 _SLICE = 1024
@@ -94,7 +95,8 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of an encoder's directory, for a word table of `vocab_size` rows.
 
     Rows without a token are padding, as XLM-R's sentence encoders have it (250,002 tokens, 250,037 rows). A token
-    without a row, and a tokenizer that leaves more rows than padding explains, are `UserError`s.
+    without a row, and a tokenizer that leaves more rows than padding explains, are `UserError`s. Texts are lowered
+    first where sentence-transformers' notes in the directory say so.
     """
     directory = Path(directory)
     path = directory / "tokenizer.json"
@@ -112,6 +114,9 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
             f"The tokenizer in {directory} knows {len(ids)} tokens (the last is {last}), the encoder's vocab_size is "
             f"{vocab_size}: they do not belong together. Take both from the same checkpoint."
         )
+    if read_sentence_config(directory).lower_case:
+        rest = [] if engine.normalizer is None else [engine.normalizer]
+        engine.normalizer = tokenizers.normalizers.Sequence([tokenizers.normalizers.Lowercase(), *rest])
     return Tokenizer(engine, vocab_size, storage.content_hash(engine.to_str()))
 
 
@@ -120,7 +125,13 @@ def _converted(directory: Path) -> tokenizers.Tokenizer:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each class of transformers raises its own: also for a library that it misses
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{directory} has no tokenizer (no tokenizer.json, and transformers says: {reason})") from error
-    return tokenizer.backend_tokenizer
+    engine = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(engine, tokenizers.Tokenizer):
+        raise UserError(
+            f"The tokenizer in {directory} ({type(tokenizer).__name__}) runs in Python alone, which is not supported: "
+            "it cannot be written as a tokenizer.json. Choose an encoder that has one."
+        )
+    return engine

@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import shutil
 
 import numpy as np
@@ -68,6 +69,31 @@ def test_a_damaged_or_absent_tokenizer_is_named(tiny_encoder, tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="has no tokenizer"):
         load_tokenizer(tmp_path, 22)
+
+
+def test_a_tokenizer_that_runs_in_python_alone_is_refused_by_its_name(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 6}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertJapaneseTokenizer"}))
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    with pytest.raises(UserError, match=r"BertJapaneseTokenizer\) runs in Python alone"):
+        load_tokenizer(tmp_path, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", '{"tokenizer_class": "NoSuchTokenizer"}'),
+        ("tokenizer_config.json", '{"tokenizer_class": 7}'),
+        ("tokenizer_config.json", "{"),
+        ("sentencepiece.bpe.model", "no model"),
+    ],
+)
+def test_whatever_transformers_stumbles_over_is_one_line(tmp_path, name, content):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm-roberta", "vocab_size": 60}))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))) as caught:
+        load_tokenizer(tmp_path, 60)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_fingerprint_changes_with_the_vocabulary(tiny_encoder, tmp_path):
