@@ -24,6 +24,7 @@ from ltrec_jax.encoder.pooling import Pooling
 from ltrec_jax.encoder.registry import resolve
 from ltrec_jax.errors import UserError
 from ltrec_jax.text.sentence_config import read_sentence_config
+from ltrec_jax.text.tokenizer import load_tokenizer
 from ltrec_jax.types import PyTree
 
 _TOKENIZER_FILES = (
@@ -87,8 +88,8 @@ class Encoder:
 def load_encoder(name_or_path: str | Path) -> Encoder:
     """Load an encoder from a local directory, by its registry name, or from the hub ("organisation/name").
 
-    Parameters are float32 numpy arrays. Everything wrong with the files is a `UserError`: all missing, unused and
-    wrongly shaped arrays at once, a truncated file by name, a pickle with the way to convert it.
+    Parameters are float32 numpy arrays. Everything wrong with the files is a `UserError`: all truncated files, missing,
+    unused and wrongly shaped arrays and a foreign vocabulary at once, a pickle with the way to convert it.
     """
     directory = resolve(str(name_or_path))
     layout = read_layout(directory)
@@ -97,10 +98,11 @@ def load_encoder(name_or_path: str | Path) -> Encoder:
         raise UserError(f"{source} is not an encoder's directory: it has no config.json.")
     raw = storage.read_json_object(source / "config.json")
     config = EncoderConfig.from_dict(raw, source=str(source / "config.json"))
-    kind, paths = files.find_weights(source)
-    tensors = files.read_tensors(kind, paths)
-    config = dataclasses.replace(config, has_pooler=names.has_pooler(tensors, config))
-    params = names.to_tree(tensors, config, kind, ", ".join(str(path) for path in paths))
+    weights = files.read_weights(source)
+    config = dataclasses.replace(config, has_pooler=names.has_pooler(weights.tensors, config))
+    params, faults = names.to_tree(weights, config)
+    if faults or weights.faults:
+        raise UserError(_everything_wrong(source, config, weights, faults))
     return Encoder(
         name=str(name_or_path),
         config=config,
@@ -156,6 +158,19 @@ def export_weights(
             width=encoder.config.hidden_size,
             lower_case=read_sentence_config(encoder.directory).lower_case,
         )
+
+
+def _everything_wrong(source: Path, config: EncoderConfig, weights: files.Weights, faults: Sequence[str]) -> str:
+    """One message of what is wrong with the files and with the arrays, and with the tokenizer if it lies there."""
+    said = [files.download_again(weights.faults)] if weights.faults else []
+    if faults:
+        said.append(f"{weights.source} does not fit its config.json ({config.model_type}). {'; '.join(faults)}.")
+    if (source / "tokenizer.json").is_file():
+        try:
+            load_tokenizer(source, config.vocab_size)
+        except UserError as error:
+            said.append(str(error))
+    return " ".join(said)
 
 
 def _fingerprint(config: EncoderConfig, params: PyTree, layout: Layout) -> str:

@@ -102,18 +102,27 @@ def test_a_flax_checkpoint_with_its_head():
     [
         (lambda a: {k: v for k, v in a.items() if k != "cls.predictions.bias"}, "cls.predictions.bias is missing"),
         (lambda a: {k: v for k, v in a.items() if "transform.dense" not in k}, "transform.dense.weight is missing"),
-        (lambda a: a | {"cls.predictions.bias": np.zeros(7, np.float32)}, "cls.predictions.bias has the shape (7,)"),
         (
             lambda a: a | {"cls.predictions.decoder.weight": 2 * a["bert.embeddings.word_embeddings.weight"]},
             "cls.predictions.decoder.weight is not the word table",
         ),
     ],
 )
-def test_a_head_that_is_not_whole_is_refused_by_name(tmp_path, change, named):
+def test_a_head_that_is_not_whole_or_not_tied_is_left_with_a_notice(tmp_path, change, named):
     encoder = copied(tmp_path, change)
+    with pytest.warns(UserWarning, match="is not taken, a new one on the word table is") as noticed:
+        assert head_of(encoder) is None
+    assert named in str(noticed[0].message)
+    assert str(encoder.directory) in str(noticed[0].message)
+
+
+def test_a_head_of_a_wrong_shape_is_damage(tmp_path):
+    wrong = {"cls.predictions.bias": np.zeros(7, np.float32), "cls.predictions.transform.dense.bias": np.zeros(1)}
+    encoder = copied(tmp_path, lambda a: a | wrong)
     with pytest.raises(UserError) as caught:
         head_of(encoder)
-    assert named in str(caught.value)
+    assert "cls.predictions.bias has the shape (7,)" in str(caught.value)
+    assert "cls.predictions.transform.dense.bias has the shape (1,)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

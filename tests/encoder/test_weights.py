@@ -123,7 +123,68 @@ def test_shards(copy: Path, tiny_bert: Any) -> None:
     storage.write_json(copy / "model.safetensors.index.json", index)
     assert_same_tree(load_encoder(copy), tiny_bert.encoder)
     (copy / "model-00002-of-00002.safetensors").unlink()
-    assert "lacks model-00002-of-00002.safetensors" in message(copy)
+    assert message(copy) == f"{copy} lacks model-00002-of-00002.safetensors, named in its index. Download it again."
+
+
+def shard(directory: Path, tensors: dict[str, np.ndarray], parts: list[list[str]]) -> None:
+    """Write arrays as shards named shard-0.safetensors, ... with their index, in place of the single file."""
+    (directory / "model.safetensors").unlink()
+    for number, names in enumerate(parts):
+        safetensors.numpy.save_file({name: tensors[name] for name in names}, directory / f"shard-{number}.safetensors")
+    weight_map = {name: f"shard-{number}.safetensors" for number, names in enumerate(parts) for name in names}
+    storage.write_json(directory / "model.safetensors.index.json", {"weight_map": weight_map})
+
+
+def test_damage_of_every_kind_is_named_in_one_message(copy: Path, tiny_encoder: Path) -> None:
+    """A truncated shard, an absent one, a missing, an extra and a wrongly shaped array, and a foreign vocabulary."""
+    tensors = {f"bert.{name}": array for name, array in safetensors.numpy.load_file(copy / "model.safetensors").items()}
+    del tensors["bert.embeddings.LayerNorm.weight"]
+    tensors["bert.extra.weight"] = np.zeros(3, np.float32)
+    tensors["bert.encoder.layer.0.output.dense.bias"] = np.zeros(17, np.float32)
+    lost, absent = "bert.encoder.layer.1.output.dense.weight", "bert.encoder.layer.1.output.dense.bias"
+    shard(copy, tensors, [sorted(tensors.keys() - {lost, absent}), [lost], [absent]])
+    truncated = copy / "shard-1.safetensors"
+    truncated.write_bytes(truncated.read_bytes()[:-1])
+    (copy / "shard-2.safetensors").unlink()
+    shutil.copyfile(tiny_encoder / "tokenizer.json", copy / "tokenizer.json")
+    text = message(copy)
+    for part in (
+        f"{truncated} is truncated or damaged",
+        f"{copy} lacks shard-2.safetensors",
+        "missing: embeddings.LayerNorm.weight;",
+        "unused: extra.weight;",
+        "encoder.layer.0.output.dense.bias gives encoder/layer/0/output/dense/bias the shape (17,) instead of (16,)",
+        f"The tokenizer in {copy} knows 22 tokens (the last is 21), the encoder's vocab_size is 60",
+    ):
+        assert part in text
+    # What lies in the unreadable files is not missing besides.
+    assert "layer.1.output" not in text
+
+
+def test_all_unreadable_shards_are_named(copy: Path) -> None:
+    tensors = safetensors.numpy.load_file(copy / "model.safetensors")
+    shard(copy, tensors, [sorted(tensors)[:10], sorted(tensors)[10:]])
+    for number in (0, 1):
+        (copy / f"shard-{number}.safetensors").write_bytes(b"")
+    text = message(copy)
+    assert all(f"{copy / f'shard-{number}.safetensors'} is truncated" in text for number in (0, 1))
+
+
+def test_a_truncated_flax_shard_is_named_without_its_arrays(encoder_fixtures: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "flax"
+    shutil.copytree(encoder_fixtures / "flax_bert_heads", directory)
+    second = directory / "flax_model-00002-of-00003.msgpack"
+    second.write_bytes(second.read_bytes()[:-5])
+    text = message(directory)
+    assert text.startswith(f"{second} is truncated or damaged")
+    assert "missing" not in text
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "{"])
+def test_a_damaged_index_is_named(copy: Path, index: str) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors.index.json").write_text(index)
+    assert f"{copy / 'model.safetensors.index.json'} is damaged" in message(copy)
 
 
 def test_without_pooler(copy: Path) -> None:
