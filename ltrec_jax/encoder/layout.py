@@ -110,7 +110,7 @@ def _with_pooling(layout: Layout, path: Path) -> Layout:
         chosen = list(map(str, raw["pooling_mode"] if isinstance(raw["pooling_mode"], list) else [raw["pooling_mode"]]))
     else:
         chosen = [key for key, value in raw.items() if key.startswith("pooling_mode_") and value is True]
-    known = dict(zip(POOLINGS, POOLINGS, strict=True)) if named else _POOLING_FLAGS
+    known: Mapping[str, Pooling] = dict(zip(POOLINGS, POOLINGS, strict=True)) if named else _POOLING_FLAGS
     if len(chosen) != 1 or chosen[0] not in known:
         raise UserError(
             f"{path} asks for {' + '.join(chosen) or 'no pooling at all'}; exactly one of "

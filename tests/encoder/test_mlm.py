@@ -146,12 +146,32 @@ def test_a_new_head_is_tied_to_the_words(tiny_encoder):
     np.testing.assert_allclose(doubled, 2 * scores, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("family", "of_the_encoder"), [("bert", True), ("roberta", False), ("distilbert", True)])
+def test_whose_activation_the_head_has(family, of_the_encoder):
+    """As in transformers' source: BERT's and DistilBERT's head read it off the configuration, RoBERTa's is gelu(x)."""
+    config = load_encoder(FIXTURES / "mlm" / family).config
+    head = fresh_head(config, jax.random.key(0))
+    inputs = np.random.default_rng(0).normal(size=(4, config.hidden_size)).astype(np.float32)
+    table = np.eye(config.vocab_size, config.hidden_size, dtype=np.float32)
+    gelu, relu = (
+        MlmHead(dataclasses.replace(config, hidden_act=name)).apply({"params": head}, inputs, table)
+        for name in ("gelu", "relu")
+    )
+    assert np.allclose(gelu, relu, atol=1e-3) != of_the_encoder
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_reads_what_we_write(family, tmp_path):
-    """In a process of its own: transformers' class for masked words loads our directory and has our scores."""
+@pytest.mark.parametrize(
+    ("family", "activation"), [("bert", "gelu"), ("bert", "relu"), ("roberta", "relu"), ("distilbert", "relu")]
+)
+def test_transformers_reads_what_we_write(family, activation, tmp_path):
+    """In a process of its own: transformers' class for masked words loads our directory and has our scores.
+
+    RoBERTa's head has GELU whatever the encoder's activation is, BERT's and DistilBERT's have that of the encoder.
+    """
     encoder = load_encoder(FIXTURES / "mlm" / family)
+    encoder = dataclasses.replace(encoder, config=dataclasses.replace(encoder.config, hidden_act=activation))
     rng = np.random.default_rng(0)
     moved = jax.tree.map(lambda a: a + rng.normal(0, 0.1, a.shape).astype(np.float32), encoder.params)
     encoder = dataclasses.replace(encoder.with_params(moved), directory=encoder.directory)
