@@ -161,6 +161,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged: {error}.") from error
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; one that is missing, damaged or something else is a `UserError`."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object.")
+    return value
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write one .npy file whole or not at all. Object arrays are refused (they would need pickle)."""
     with new_file(path) as temporary, temporary.open("wb") as stream:

@@ -57,6 +57,26 @@ def test_a_prompt_by_name_is_its_text(encode, tiny_encoder, tmp_path):
     assert not np.array_equal(a, c)
 
 
+def test_the_default_prompt_goes_before_each_text_unless_another_is_given(encode, tiny_encoder, tmp_path, capsys):
+    prompted = dataclasses.replace(
+        load_encoder(tiny_encoder), prompts={"query": "lunar heist ", "passage": "barn "}, default_prompt="query"
+    )
+    export_weights(prompted, tmp_path / "e")
+    named = ("--encoder", str(tmp_path / "e"))
+    assert encode(*TABLE, *named, "--out", "a") == 0
+    assert "Before each text goes the encoder's 'query' prompt" in capsys.readouterr().out
+    assert encode(*TABLE, *named, "--prompt", "query", "--out", "b") == 0
+    assert encode(*TABLE, *named, "--prompt", "", "--out", "c") == 0
+    assert encode(*TABLE, *named, "--prompt", "passage", "--out", "d") == 0
+    assert encode(*TABLE, "--out", "e0") == 0
+    assert "prompt" not in capsys.readouterr().out
+    a, b, c, d, plain = (np.load(tmp_path / name / "vectors.npy") for name in ("a", "b", "c", "d", "e0"))
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(c, plain)
+    assert not np.array_equal(a, d)
+    assert not np.array_equal(a, c)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

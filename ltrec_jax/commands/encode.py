@@ -39,8 +39,9 @@ class Encode:
         None
     )
     prompt: Annotated[
-        str, tyro.conf.arg(help="goes before each text: 'query: ', or the name of one of the encoder's")
-    ] = ""
+        str | None,
+        tyro.conf.arg(help="goes before each text: 'query: ', or the name of one of the encoder's; '' for none at all"),
+    ] = None
     tokens_per_call: Annotated[
         int | None, tyro.conf.arg(help="per device; default: 512 or 1024 on a CPU, by precision, 16384 elsewhere")
     ] = None
@@ -58,10 +59,14 @@ class Encode:
         encoder = load_encoder(self.encoder).with_attention(self.attention)
         parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
         parallel.warn_about_unused_accelerator()
+        prompt = encoder.default_prompt if self.prompt is None else self.prompt
+        if self.prompt is None and prompt:
+            print(f"Before each text goes the encoder's {prompt!r} prompt, its default (--prompt '' for none).")
         made = encode_to_disk(
             encoder,
-            source.with_prefix(_prefix(self.prompt, encoder.prompts)),
+            source,
             self.out,
+            prompt=_prefix(prompt or "", encoder.prompts),
             policy=self.precision,
             dtype=self.dtype,
             max_length=self.max_length,

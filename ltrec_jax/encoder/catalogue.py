@@ -57,7 +57,10 @@ def finish(encoder: Encoder, pooled_KxE: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Runner:
-    """An encoder on its devices. `rows`: lengths of rows that texts are packed into; `compiled`: shapes that ran."""
+    """An encoder on its devices. `rows`: lengths of rows that texts are packed into; `compiled`: shapes that ran.
+
+    `prompt_tokens`: how many of each text's first tokens are a prompt that is read and not pooled.
+    """
 
     encoder: Encoder
     policy: dense.Policy
@@ -65,6 +68,7 @@ class Runner:
     tokens_per_call: int
     spread: Parallel
     params: PyTree
+    prompt_tokens: int = 0
     compiled: set[Hashable] = dataclasses.field(default_factory=set)
 
     def vectors(self, tokens: TokenStore, advance: Callable[[int, int], None]) -> np.ndarray:
@@ -89,7 +93,13 @@ class Runner:
         for group in self._groups(tokens):
             slots = group[0].slots
             encode = _compiled(
-                self.encoder.config, self.policy, self.encoder.pooling, self.encoder.normalize, self.spread, slots
+                self.encoder.config,
+                self.policy,
+                self.encoder.pooling,
+                self.encoder.normalize,
+                self.spread,
+                slots,
+                self.prompt_tokens,
             )
             arrays = ((call.ids, call.slot, call.position) for call in group[self.spread.share])
             batch = self.spread.shard(tuple(np.stack(each) for each in zip(*arrays, strict=True)))
@@ -113,11 +123,13 @@ def make_runner(
     rows: tuple[int, ...],
     tokens_per_call: int | None = None,
     spread: Parallel | None = None,
+    prompt_tokens: int = 0,
 ) -> Runner:
     """Place an encoder on its devices (default: the first), its parameters prepared for inference by the policy."""
     spread = spread or parallel.choose("jit")
     params = spread.replicate(prepare(jax.tree.map(jnp.asarray, encoder.params), policy))
-    return Runner(encoder, policy, rows, tokens_per_call or calls.default_tokens_per_call(policy), spread, params)
+    tokens = tokens_per_call or calls.default_tokens_per_call(policy)
+    return Runner(encoder, policy, rows, tokens, spread, params, prompt_tokens)
 
 
 class Progress:
@@ -149,7 +161,13 @@ class Progress:
 
 @functools.cache
 def _compiled(
-    config: EncoderConfig, policy: dense.Policy, kind: Pooling, normalize: bool, spread: Parallel, num_slots: int
+    config: EncoderConfig,
+    policy: dense.Policy,
+    kind: Pooling,
+    normalize: bool,
+    spread: Parallel,
+    num_slots: int,
+    prompt_tokens: int,
 ) -> parallel.Body:
     bert = Bert(config, policy)
 
@@ -157,6 +175,8 @@ def _compiled(
         ids_RxL, slot_RxL, position_RxL = call
         segments_RxL = jnp.where(slot_RxL < num_slots, slot_RxL + 1, 0)
         hidden = bert.apply({"params": params}, ids_RxL, segments_RxL, position_RxL)
+        if prompt_tokens and kind != "cls":
+            slot_RxL = jnp.where(position_RxL < prompt_tokens, num_slots, slot_RxL)
         pooled = pooling.pool(hidden, slot_RxL, num_slots, kind)
         finished = pooling.normalise(pooled) if normalize else pooled
         return None, parallel.gather_over_devices(finished, spread.axis)

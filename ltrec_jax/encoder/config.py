@@ -155,6 +155,11 @@ def activation_name(config: EncoderConfig) -> str:
     return _ACTIVATIONS[config.hidden_act]
 
 
+def head_activation_name(config: EncoderConfig) -> str:
+    """The same of the head for masked words: RoBERTa's family has exact GELU there, whatever `hidden_act` says."""
+    return "gelu" if config.model_type in _ROBERTA_LIKE else activation_name(config)
+
+
 def _keys(model_type: str) -> dict[str, str]:
     return _DISTILBERT_KEYS if model_type == "distilbert" else _BERT_KEYS
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from ltrec_jax.encoder import dense
 from ltrec_jax.encoder.bert import Dense
-from ltrec_jax.encoder.config import EncoderConfig, activation_name
+from ltrec_jax.encoder.config import EncoderConfig, head_activation_name
 from ltrec_jax.types import Array, PyTree
 
 
@@ -21,7 +21,7 @@ class MlmHead(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.transform = Dense(c.hidden_size, c.hidden_size, self.policy, activation_name(c))
+        self.transform = Dense(c.hidden_size, c.hidden_size, self.policy, head_activation_name(c))
         self.LayerNorm = nn.LayerNorm(epsilon=c.layer_norm_eps, use_fast_variance=False, dtype=jnp.float32)
         self.bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
 

@@ -1,9 +1,11 @@
 """The masked-language-model head in a checkpoint's files: found and checked, or written, under the family's own names.
 
-The decoder is the word table ("tied"), as in every checkpoint of these families that the hub knows; an untied one is
-refused. Out of scope: what the head computes (`mlm`), the encoder's own weights (`names`).
+The decoder is the word table ("tied"), as in every checkpoint of these families that the hub knows. A head with another
+decoder, or with a part of one alone, is not taken. Out of scope: what the head computes (`mlm`), the encoder's own
+weights (`names`).
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,34 +37,42 @@ _PLACES: dict[ModelType, tuple[str, str, tuple[str, ...], str]] = {
 
 
 def load_head(directory: Path, config: EncoderConfig, words_VxE: Array) -> PyTree | None:
-    """The head that lies beside the encoder's weights in a directory, float32, or None where there is none at all.
+    """The head that lies beside the encoder's weights in a directory, float32, or None where there is none to take.
 
-    `words_VxE` is the encoder's word table. A part of a head, an array of the wrong shape and a decoder that is not the
-    word table are named in one `UserError`.
+    `words_VxE` is the encoder's word table. A head that lacks a part, or whose decoder is not the word table, is left
+    with a warning that names what is wrong. Arrays of the wrong shape are damage: they are named in one `UserError`.
     """
-    kind, paths = files.find_weights(directory)
-    tensors = files.read_tensors(kind, paths)
+    weights = files.read_weights(directory)
+    if weights.faults:
+        raise UserError(files.download_again(weights.faults))
+    kind, tensors = weights.kind, weights.tensors
     names, decoder = _names(config, kind), _decoder(config, kind)
     known = {name for each in names.values() for name in each} | {decoder}
     if not known & tensors.keys():
         return None
-    source = ", ".join(map(str, paths))
     shapes = jax.eval_shape(lambda: fresh_head(config, jax.random.key(0)))
-    params, faults = {}, []
+    params, lacking, misfits = {}, [], []
     for path, leaf in flatten_dict(shapes, sep="/").items():
         found = next((name for name in names[path] if name in tensors), None)
         if found is None:
-            faults.append(f"{names[path][0]} is missing")
+            lacking.append(f"{names[path][0]} is missing")
             continue
         array = np.asarray(tensors[found], np.float32)
         array = array.T if _is_transposed(path, kind) else array
         if array.shape != leaf.shape:
-            faults.append(f"{found} has the shape {array.shape} instead of {leaf.shape}")
+            misfits.append(f"{found} has the shape {array.shape} instead of {leaf.shape}")
         params[path] = np.ascontiguousarray(array)
+    if misfits:
+        raise UserError(f"{weights.source} holds a damaged head for masked words: {'; '.join(misfits)}.")
     if decoder in tensors and not _is_tied(tensors[decoder], words_VxE, kind):
-        faults.append(f"{decoder} is not the word table (an untied decoder is not supported)")
-    if faults:
-        raise UserError(f"{source} holds no whole head for masked words: {'; '.join(faults)}.")
+        lacking.append(f"{decoder} is not the word table")
+    if lacking:
+        warnings.warn(
+            f"The head for masked words in {weights.source} is not taken, a new one on the word table is: "
+            f"{'; '.join(lacking)}.",
+            stacklevel=2,
+        )
+        return None
     return unflatten_dict(params, sep="/")
 
 

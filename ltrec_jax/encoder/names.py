@@ -9,8 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ltrec_jax.encoder.bert import initialise
 from ltrec_jax.encoder.config import EncoderConfig, ModelType
-from ltrec_jax.encoder.files import Format
-from ltrec_jax.errors import UserError
+from ltrec_jax.encoder.files import Format, Weights
 from ltrec_jax.types import PyTree
 
 # Leaf of our tree -> names it has in a file; the first is the one we write. gamma and beta are TensorFlow's.
@@ -61,18 +60,20 @@ def has_pooler(tensors: Mapping[str, np.ndarray], config: EncoderConfig) -> bool
     return any(name.startswith("pooler.") for name in _encoder_part(tensors, config))
 
 
-def to_tree(tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: Format, source: str) -> PyTree:
-    """Our parameter tree, float32, from a file's arrays. Heads and buffers are dropped; nothing else is tolerated.
+def to_tree(weights: Weights, config: EncoderConfig) -> tuple[PyTree, list[str]]:
+    """Our parameter tree, float32, from a file's arrays, and what is wrong with them: "missing: ...", "unused: ...".
 
-    Every missing, unused, wrongly shaped and non-floating array is named in one `UserError` beginning with `source`.
+    Heads and buffers are dropped; nothing else is tolerated. Named are all missing arrays (but those lost with a file),
+    all unused ones, and as "misfit" all of a wrong shape or not floating. The tree lacks what is named.
     """
-    remaining = _encoder_part(tensors, config)
+    kind, remaining = weights.kind, _encoder_part(weights.tensors, config)
+    lost = {name.removeprefix(_PREFIXES[config.model_type]) for name in weights.lost}
     params, missing, misfits = {}, [], []
     for path, shape in expected_shapes(config).items():
         names = foreign_names(path, config, kind)
         found = next((name for name in names if name in remaining), None)
         if found is None:
-            missing.append(names[0])
+            missing += [names[0]] if lost.isdisjoint(names) else []
             continue
         array = remaining.pop(found)
         if kind == "safetensors" and path.endswith("/kernel"):
@@ -89,9 +90,7 @@ def to_tree(tensors: Mapping[str, np.ndarray], config: EncoderConfig, kind: Form
         for word, names in (("missing", missing), ("unused", sorted(remaining)), ("misfit", misfits))
         if names
     ]
-    if faults:
-        raise UserError(f"{source} does not fit its config.json ({config.model_type}). {'; '.join(faults)}.")
-    return unflatten_dict(params, sep="/")
+    return unflatten_dict(params, sep="/"), faults
 
 
 def from_tree(params: PyTree, config: EncoderConfig, kind: Format, *, prefixed: bool = False) -> dict[str, np.ndarray]:

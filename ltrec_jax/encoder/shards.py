@@ -79,6 +79,7 @@ def encode_to_disk(
     policy: dense.Policy = "bfloat16",
     dtype: VectorType = "float32",
     max_length: int | None = None,
+    prompt: str = "",
     tokens_per_call: int | None = None,
     shard_tokens: int = _SHARD_TOKENS,
     spread: Parallel | None = None,
@@ -87,10 +88,11 @@ def encode_to_disk(
     """Encode every distinct text once, over `spread` (default: all devices), into a directory of vectors.
 
     Run again after a kill, it keeps the shards whose content has the recorded hash and makes the others: the result
-    is the same. `max_length` counts tokens (default: what the encoder was made for). A directory made by other settings
-    is a `UserError` unless `replace`.
+    is the same. `max_length` counts tokens (default: what the encoder was made for). `prompt` goes before each text,
+    and is left out of the pooling where the encoder says so. A directory made by other settings is a `UserError` unless
+    `replace`.
     """
-    out, source = Path(out), corpus.of(texts)
+    out, source = Path(out), corpus.of(texts).with_prefix(prompt)
     tokenizer = load_tokenizer(encoder.directory, encoder.config.vocab_size)
     length = _checked_length(max_length, encoder)
     settings = {
@@ -113,7 +115,10 @@ def encode_to_disk(
         manifest |= {"names": {"encoder": encoder.name, "texts": source.name}}
         store = _tokens(out, source, tokenizer, length, manifest)
         job = _plan(store, shard_tokens)
-        runner = catalogue.make_runner(encoder, policy, job.rows, tokens_per_call, spread or parallel.choose())
+        unpooled = 0 if encoder.prompt_pooled else _prompt_tokens(prompt, tokenizer, length)
+        runner = catalogue.make_runner(
+            encoder, policy, job.rows, tokens_per_call, spread or parallel.choose(), unpooled
+        )
         made = _encode_shards(out, store, job, runner, manifest)
         _finish(out, store, job, encoder.config.hidden_size, manifest)
     return dataclasses.replace(open_encoded(out), **made)
@@ -155,6 +160,12 @@ def _checked_length(asked: int | None, encoder: Encoder) -> int:
     if asked is not None and not 3 <= asked <= most:
         raise UserError(f"A max_length of {asked} tokens is out of range: this encoder reads 3 to {most}.")
     return asked or encoder.max_length
+
+
+def _prompt_tokens(prompt: str, tokenizer: Tokenizer, length: int) -> int:
+    """Tokens from a text's first one to the end of its prompt: all of the prompt alone but the closing one."""
+    # Its last space belongs to the word behind it.
+    return len(tokenizer.encode([prompt.strip()], length)[0]) - 1 if prompt else 0
 
 
 def _open_manifest(out: Path, settings: dict[str, Any], replace: bool) -> dict[str, Any]:

@@ -19,10 +19,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ltrec_jax import storage
 from ltrec_jax.encoder import files, mlm_files, names
 from ltrec_jax.encoder.config import AttentionKernel, EncoderConfig
-from ltrec_jax.encoder.layout import read_layout, write_layout
+from ltrec_jax.encoder.layout import Layout, read_layout, write_layout
 from ltrec_jax.encoder.pooling import Pooling
 from ltrec_jax.encoder.registry import resolve
 from ltrec_jax.errors import UserError
+from ltrec_jax.text.sentence_config import read_sentence_config
+from ltrec_jax.text.tokenizer import load_tokenizer
 from ltrec_jax.types import PyTree
 
 _TOKENIZER_FILES = (
@@ -42,7 +44,8 @@ class Encoder:
     """A text encoder ready to run: `Bert(encoder.config, policy).apply({"params": encoder.params}, ...)`.
 
     `directory` holds the tokenizer. `pooling` and `normalize` say how hidden states become a text's vector,
-    `max_length` how many tokens of a text are read, `prompts` what goes before a text by purpose ("query: ").
+    `max_length` how many tokens of a text are read, `prompts` what goes before a text by purpose ("query: "),
+    `default_prompt` which of them unless another is asked for, `prompt_pooled` whether its tokens enter the vector.
     `fingerprint` identifies configuration, parameters and pooling, in whatever format they were stored.
     """
 
@@ -55,11 +58,26 @@ class Encoder:
     max_length: int
     fingerprint: str
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    default_prompt: str | None = None
+    prompt_pooled: bool = True
+
+    @property
+    def layout(self) -> Layout:
+        """How texts become vectors, as a directory says it."""
+        return Layout(
+            self.directory,
+            self.pooling,
+            self.normalize,
+            self.max_length,
+            self.prompts,
+            self.default_prompt,
+            self.prompt_pooled,
+        )
 
     def with_params(self, params: PyTree) -> Self:
         """The same encoder with other parameters (fetched to the host as float32) and their fingerprint."""
         host = jax.tree.map(lambda leaf: np.asarray(leaf, dtype=np.float32), params)
-        fingerprint = _fingerprint(self.config, host, self.pooling, self.normalize)
+        fingerprint = _fingerprint(self.config, host, self.layout)
         return dataclasses.replace(self, params=host, fingerprint=fingerprint)
 
     def with_attention(self, kernel: AttentionKernel) -> Self:
@@ -70,20 +88,21 @@ class Encoder:
 def load_encoder(name_or_path: str | Path) -> Encoder:
     """Load an encoder from a local directory, by its registry name, or from the hub ("organisation/name").
 
-    Parameters are float32 numpy arrays. Everything wrong with the files is a `UserError`: all missing, unused and
-    wrongly shaped arrays at once, a truncated file by name, a pickle with the way to convert it.
+    Parameters are float32 numpy arrays. Everything wrong with the files is a `UserError`: all truncated files, missing,
+    unused and wrongly shaped arrays and a foreign vocabulary at once, a pickle with the way to convert it.
     """
     directory = resolve(str(name_or_path))
     layout = read_layout(directory)
     source = layout.transformer
     if not (source / "config.json").is_file():
         raise UserError(f"{source} is not an encoder's directory: it has no config.json.")
-    raw = storage.read_json(source / "config.json")
+    raw = storage.read_json_object(source / "config.json")
     config = EncoderConfig.from_dict(raw, source=str(source / "config.json"))
-    kind, paths = files.find_weights(source)
-    tensors = files.read_tensors(kind, paths)
-    config = dataclasses.replace(config, has_pooler=names.has_pooler(tensors, config))
-    params = names.to_tree(tensors, config, kind, ", ".join(str(path) for path in paths))
+    weights = files.read_weights(source)
+    config = dataclasses.replace(config, has_pooler=names.has_pooler(weights.tensors, config))
+    params, faults = names.to_tree(weights, config)
+    if faults or weights.faults:
+        raise UserError(_everything_wrong(source, config, weights, faults))
     return Encoder(
         name=str(name_or_path),
         config=config,
@@ -92,8 +111,10 @@ def load_encoder(name_or_path: str | Path) -> Encoder:
         pooling=layout.pooling,
         normalize=layout.normalize,
         max_length=min(layout.max_length or config.max_positions, config.max_positions),
-        fingerprint=_fingerprint(config, params, layout.pooling, layout.normalize),
+        fingerprint=_fingerprint(config, params, layout),
         prompts=layout.prompts,
+        default_prompt=layout.default_prompt,
+        prompt_pooled=layout.prompt_pooled,
     )
 
 
@@ -131,12 +152,31 @@ def export_weights(
         for name in _TOKENIZER_FILES:
             if (encoder.directory / name).is_file():
                 shutil.copyfile(encoder.directory / name, target / name)
-        write_layout(target, encoder.config, encoder.pooling, encoder.normalize, encoder.max_length, encoder.prompts)
+        write_layout(
+            target,
+            encoder.layout,
+            width=encoder.config.hidden_size,
+            lower_case=read_sentence_config(encoder.directory).lower_case,
+        )
 
 
-def _fingerprint(config: EncoderConfig, params: PyTree, pooling: Pooling, normalize: bool) -> str:
+def _everything_wrong(source: Path, config: EncoderConfig, weights: files.Weights, faults: Sequence[str]) -> str:
+    """One message of what is wrong with the files and with the arrays, and with the tokenizer if it lies there."""
+    said = [files.download_again(weights.faults)] if weights.faults else []
+    if faults:
+        said.append(f"{weights.source} does not fit its config.json ({config.model_type}). {'; '.join(faults)}.")
+    if (source / "tokenizer.json").is_file():
+        try:
+            load_tokenizer(source, config.vocab_size)
+        except UserError as error:
+            said.append(str(error))
+    return " ".join(said)
+
+
+def _fingerprint(config: EncoderConfig, params: PyTree, layout: Layout) -> str:
     flat = flatten_dict(params, sep="/")
     arrays = [part for path in sorted(flat) for part in (path, flat[path])]
     # How attention is computed changes no vector but by rounding.
     shape = {name: value for name, value in dataclasses.asdict(config).items() if name != "attention"}
-    return storage.content_hash(shape, pooling, normalize, *arrays)
+    unusual = [] if layout.prompt_pooled else ["prompt not pooled"]
+    return storage.content_hash(shape, layout.pooling, layout.normalize, *unusual, *arrays)

@@ -23,8 +23,9 @@ _SPACES = ("\u0120", "\u2581")
 class Maskable:
     """What masking must know of a vocabulary.
 
-    `special_V`: never hidden and never drawn as a random token. `continues_V`: goes on with the word of the token
-    before it ("##ing"; in RoBERTa's and SentencePiece's convention every token without a leading space). Both bool[V].
+    `special_V`: never hidden and never drawn as a random token, as are rows that have no token. `continues_V`: goes on
+    with the word of the token before it ("##ing"; in RoBERTa's and SentencePiece's convention every token without a
+    leading space). Both bool[V].
     """
 
     mask_id: int
@@ -49,11 +50,10 @@ def maskable(tokenizer: Tokenizer) -> Maskable:
     added = engine.get_added_tokens_decoder()
     special = {number for number, token in added.items() if token.special}
     special |= {found for name in _SPECIAL_NAMES if (found := tokenizer.token_id(name)) is not None}
-    special_V = np.zeros(tokenizer.vocab_size, bool)
-    special_V[sorted(special)] = True
-    names = [""] * tokenizer.vocab_size
+    names, special_V = [""] * tokenizer.vocab_size, np.ones(tokenizer.vocab_size, bool)
     for name, number in engine.get_vocab(with_added_tokens=True).items():
-        names[number] = name
+        names[number], special_V[number] = name, False
+    special_V[sorted(special)] = True
     return Maskable(mask_id, special_V, _continues(engine, names) & ~special_V)
 
 

@@ -17,16 +17,23 @@ import tokenizers
 from ltrec_jax import storage
 from ltrec_jax.errors import UserError
 from ltrec_jax.text import tokenizer_workers
+from ltrec_jax.text.sentence_config import read_sentence_config
 from ltrec_jax.text.tokenizer_workers import Tokens
 
 _SLICE = 1024
 # Fewer are done before the processes have started.
 _MANY = 8192
+# Tables of words are padded to a multiple of some number, 1,024 at most. A tokenizer that misses more rows, or most of
+# them, belongs to another checkpoint, or was made by transformers from no vocabulary at all (five special tokens).
+_MOST_PADDING = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """Texts to token ids with the model's special tokens around them; `fingerprint` changes whenever an id would."""
+    """Texts to token ids with the model's special tokens around them; `fingerprint` changes whenever an id would.
+
+    `vocab_size` counts the rows of the encoder's word table. There may be more of them than tokens.
+    """
 
     engine: tokenizers.Tokenizer
     vocab_size: int
@@ -85,7 +92,12 @@ def _joined(parts: "list[Future[Tokens]]") -> Tokens:
 
 
 def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer of an encoder's directory. One whose vocabulary is not `vocab_size` long is a `UserError`."""
+    """The tokenizer of an encoder's directory, for a word table of `vocab_size` rows.
+
+    Rows without a token are padding, as XLM-R's sentence encoders have it (250,002 tokens, 250,037 rows). A token
+    without a row, and a tokenizer that leaves more rows than padding explains, are `UserError`s. Texts are lowered
+    first where sentence-transformers' notes in the directory say so.
+    """
     directory = Path(directory)
     path = directory / "tokenizer.json"
     if path.is_file():
@@ -95,13 +107,17 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
             raise UserError(f"{path} is damaged: {error}.") from error
     else:
         engine = _converted(directory)
-    found = engine.get_vocab_size(with_added_tokens=True)
-    if found != vocab_size:
+    ids = engine.get_vocab(with_added_tokens=True).values()
+    last = max(ids, default=-1)
+    if last >= vocab_size or vocab_size - len(ids) >= min(_MOST_PADDING, vocab_size / 2):
         raise UserError(
-            f"The tokenizer in {directory} knows {found} tokens, the encoder's vocab_size is {vocab_size}: they do not "
-            "belong together. Take both from the same checkpoint."
+            f"The tokenizer in {directory} knows {len(ids)} tokens (the last is {last}), the encoder's vocab_size is "
+            f"{vocab_size}: they do not belong together. Take both from the same checkpoint."
         )
-    return Tokenizer(engine, found, storage.content_hash(engine.to_str()))
+    if read_sentence_config(directory).lower_case:
+        rest = [] if engine.normalizer is None else [engine.normalizer]
+        engine.normalizer = tokenizers.normalizers.Sequence([tokenizers.normalizers.Lowercase(), *rest])
+    return Tokenizer(engine, vocab_size, storage.content_hash(engine.to_str()))
 
 
 def _converted(directory: Path) -> tokenizers.Tokenizer:
@@ -109,7 +125,13 @@ def _converted(directory: Path) -> tokenizers.Tokenizer:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each class of transformers raises its own: also for a library that it misses
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{directory} has no tokenizer (no tokenizer.json, and transformers says: {reason})") from error
-    return tokenizer.backend_tokenizer
+    engine = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(engine, tokenizers.Tokenizer):
+        raise UserError(
+            f"The tokenizer in {directory} ({type(tokenizer).__name__}) runs in Python alone, which is not supported: "
+            "it cannot be written as a tokenizer.json. Choose an encoder that has one."
+        )
+    return engine

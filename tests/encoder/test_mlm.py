@@ -102,18 +102,27 @@ def test_a_flax_checkpoint_with_its_head():
     [
         (lambda a: {k: v for k, v in a.items() if k != "cls.predictions.bias"}, "cls.predictions.bias is missing"),
         (lambda a: {k: v for k, v in a.items() if "transform.dense" not in k}, "transform.dense.weight is missing"),
-        (lambda a: a | {"cls.predictions.bias": np.zeros(7, np.float32)}, "cls.predictions.bias has the shape (7,)"),
         (
             lambda a: a | {"cls.predictions.decoder.weight": 2 * a["bert.embeddings.word_embeddings.weight"]},
             "cls.predictions.decoder.weight is not the word table",
         ),
     ],
 )
-def test_a_head_that_is_not_whole_is_refused_by_name(tmp_path, change, named):
+def test_a_head_that_is_not_whole_or_not_tied_is_left_with_a_notice(tmp_path, change, named):
     encoder = copied(tmp_path, change)
+    with pytest.warns(UserWarning, match="is not taken, a new one on the word table is") as noticed:
+        assert head_of(encoder) is None
+    assert named in str(noticed[0].message)
+    assert str(encoder.directory) in str(noticed[0].message)
+
+
+def test_a_head_of_a_wrong_shape_is_damage(tmp_path):
+    wrong = {"cls.predictions.bias": np.zeros(7, np.float32), "cls.predictions.transform.dense.bias": np.zeros(1)}
+    encoder = copied(tmp_path, lambda a: a | wrong)
     with pytest.raises(UserError) as caught:
         head_of(encoder)
-    assert named in str(caught.value)
+    assert "cls.predictions.bias has the shape (7,)" in str(caught.value)
+    assert "cls.predictions.transform.dense.bias has the shape (1,)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -137,12 +146,32 @@ def test_a_new_head_is_tied_to_the_words(tiny_encoder):
     np.testing.assert_allclose(doubled, 2 * scores, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("family", "of_the_encoder"), [("bert", True), ("roberta", False), ("distilbert", True)])
+def test_whose_activation_the_head_has(family, of_the_encoder):
+    """As in transformers' source: BERT's and DistilBERT's head read it off the configuration, RoBERTa's is gelu(x)."""
+    config = load_encoder(FIXTURES / "mlm" / family).config
+    head = fresh_head(config, jax.random.key(0))
+    inputs = np.random.default_rng(0).normal(size=(4, config.hidden_size)).astype(np.float32)
+    table = np.eye(config.vocab_size, config.hidden_size, dtype=np.float32)
+    gelu, relu = (
+        MlmHead(dataclasses.replace(config, hidden_act=name)).apply({"params": head}, inputs, table)
+        for name in ("gelu", "relu")
+    )
+    assert np.allclose(gelu, relu, atol=1e-3) != of_the_encoder
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_reads_what_we_write(family, tmp_path):
-    """In a process of its own: transformers' class for masked words loads our directory and has our scores."""
+@pytest.mark.parametrize(
+    ("family", "activation"), [("bert", "gelu"), ("bert", "relu"), ("roberta", "relu"), ("distilbert", "relu")]
+)
+def test_transformers_reads_what_we_write(family, activation, tmp_path):
+    """In a process of its own: transformers' class for masked words loads our directory and has our scores.
+
+    RoBERTa's head has GELU whatever the encoder's activation is, BERT's and DistilBERT's have that of the encoder.
+    """
     encoder = load_encoder(FIXTURES / "mlm" / family)
+    encoder = dataclasses.replace(encoder, config=dataclasses.replace(encoder.config, hidden_act=activation))
     rng = np.random.default_rng(0)
     moved = jax.tree.map(lambda a: a + rng.normal(0, 0.1, a.shape).astype(np.float32), encoder.params)
     encoder = dataclasses.replace(encoder.with_params(moved), directory=encoder.directory)

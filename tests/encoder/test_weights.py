@@ -1,12 +1,17 @@
 """Weights in and out: every format and layout gives the same tree, every fault is named, nothing is tolerated."""
 
 import dataclasses
+import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import flax.serialization
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.flax
@@ -14,6 +19,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from ltrec_jax import storage
+from ltrec_jax.encoder.bert import Bert
 from ltrec_jax.encoder.weights import Encoder, export_weights, load_encoder
 from ltrec_jax.errors import UserError
 
@@ -112,6 +118,18 @@ def test_bfloat16_file(copy: Path, tiny_bert: Any) -> None:
     np.testing.assert_array_equal(kernel, expected)
 
 
+def test_bfloat16_flax_file(encoder_fixtures: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "flax"
+    shutil.copytree(encoder_fixtures / "flax_bert", directory)
+    file = directory / "flax_model.msgpack"
+    whole = flax.serialization.msgpack_restore(file.read_bytes())
+    rounded = jax.tree.map(lambda x: x.astype("bfloat16"), whole)
+    file.write_bytes(flax.serialization.msgpack_serialize(rounded))
+    kernel = load_encoder(directory).params["pooler"]["dense"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel, rounded["pooler"]["dense"]["kernel"].astype("float32"))
+
+
 def test_shards(copy: Path, tiny_bert: Any) -> None:
     tensors = safetensors.numpy.load_file(copy / "model.safetensors")
     (copy / "model.safetensors").unlink()
@@ -123,7 +141,129 @@ def test_shards(copy: Path, tiny_bert: Any) -> None:
     storage.write_json(copy / "model.safetensors.index.json", index)
     assert_same_tree(load_encoder(copy), tiny_bert.encoder)
     (copy / "model-00002-of-00002.safetensors").unlink()
-    assert "lacks model-00002-of-00002.safetensors" in message(copy)
+    assert message(copy) == f"{copy} lacks model-00002-of-00002.safetensors, named in its index. Download it again."
+
+
+def shard(directory: Path, tensors: dict[str, np.ndarray], parts: list[list[str]]) -> None:
+    """Write arrays as shards named shard-0.safetensors, ... with their index, in place of the single file."""
+    (directory / "model.safetensors").unlink()
+    for number, names in enumerate(parts):
+        safetensors.numpy.save_file({name: tensors[name] for name in names}, directory / f"shard-{number}.safetensors")
+    weight_map = {name: f"shard-{number}.safetensors" for number, names in enumerate(parts) for name in names}
+    storage.write_json(directory / "model.safetensors.index.json", {"weight_map": weight_map})
+
+
+def test_damage_of_every_kind_is_named_in_one_message(copy: Path, tiny_encoder: Path) -> None:
+    """A truncated shard, an absent one, a missing, an extra and a wrongly shaped array, and a foreign vocabulary."""
+    tensors = {f"bert.{name}": array for name, array in safetensors.numpy.load_file(copy / "model.safetensors").items()}
+    del tensors["bert.embeddings.LayerNorm.weight"]
+    tensors["bert.extra.weight"] = np.zeros(3, np.float32)
+    tensors["bert.encoder.layer.0.output.dense.bias"] = np.zeros(17, np.float32)
+    lost, absent = "bert.encoder.layer.1.output.dense.weight", "bert.encoder.layer.1.output.dense.bias"
+    shard(copy, tensors, [sorted(tensors.keys() - {lost, absent}), [lost], [absent]])
+    truncated = copy / "shard-1.safetensors"
+    truncated.write_bytes(truncated.read_bytes()[:-1])
+    (copy / "shard-2.safetensors").unlink()
+    shutil.copyfile(tiny_encoder / "tokenizer.json", copy / "tokenizer.json")
+    text = message(copy)
+    for part in (
+        f"{truncated} is truncated or damaged",
+        f"{copy} lacks shard-2.safetensors",
+        "missing: embeddings.LayerNorm.weight;",
+        "unused: extra.weight;",
+        "encoder.layer.0.output.dense.bias gives encoder/layer/0/output/dense/bias the shape (17,) instead of (16,)",
+        f"The tokenizer in {copy} knows 22 tokens (the last is 21), the encoder's vocab_size is 60",
+    ):
+        assert part in text
+    # What lies in the unreadable files is not missing besides.
+    assert "layer.1.output" not in text
+
+
+def test_all_unreadable_shards_are_named(copy: Path) -> None:
+    tensors = safetensors.numpy.load_file(copy / "model.safetensors")
+    shard(copy, tensors, [sorted(tensors)[:10], sorted(tensors)[10:]])
+    for number in (0, 1):
+        (copy / f"shard-{number}.safetensors").write_bytes(b"")
+    text = message(copy)
+    assert all(f"{copy / f'shard-{number}.safetensors'} is truncated" in text for number in (0, 1))
+
+
+def test_a_truncated_flax_shard_is_named_without_its_arrays(encoder_fixtures: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "flax"
+    shutil.copytree(encoder_fixtures / "flax_bert_heads", directory)
+    second = directory / "flax_model-00002-of-00003.msgpack"
+    second.write_bytes(second.read_bytes()[:-5])
+    text = message(directory)
+    assert text.startswith(f"{second} is truncated or damaged")
+    assert "missing" not in text
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "{"])
+def test_a_damaged_index_is_named(copy: Path, index: str) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors.index.json").write_text(index)
+    assert f"{copy / 'model.safetensors.index.json'} is damaged" in message(copy)
+
+
+# transformers' class for each `model_type`. XLM-R and CamemBERT are RoBERTa's modules under other names.
+CLASSES = {
+    "bert": "BertModel",
+    "roberta": "RobertaModel",
+    "xlm-roberta": "XLMRobertaModel",
+    "camembert": "CamembertModel",
+    "distilbert": "DistilBertModel",
+}
+
+
+def checkpoint(fixtures: Path, model_type: str, target: Path) -> Path:
+    """A tiny checkpoint of a family: one of PyTorch's, or RoBERTa's with another `model_type`."""
+    stored = model_type if (fixtures / model_type).is_dir() else "roberta"
+    shutil.copytree(fixtures / stored, target)
+    edit_config(target, model_type=model_type, architectures=[CLASSES[model_type]])
+    return target
+
+
+@pytest.mark.parametrize("model_type", ["xlm-roberta", "camembert"])
+def test_families_that_are_roberta_under_another_name(encoder_fixtures: Path, tmp_path: Path, model_type: str) -> None:
+    roberta = load_encoder(encoder_fixtures / "roberta")
+    encoder = load_encoder(checkpoint(encoder_fixtures, model_type, tmp_path / "in"))
+    assert_same_tree(encoder, roberta)
+    assert (encoder.config.model_type, encoder.config.position_offset, encoder.max_length) == (model_type, 2, 22)
+    export_weights(encoder, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [CLASSES[model_type]]
+    assert load_encoder(tmp_path / "out").fingerprint == encoder.fingerprint != roberta.fingerprint
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch")
+def test_transformers_reads_every_bare_encoder_that_we_write(encoder_fixtures: Path, tmp_path: Path) -> None:
+    """In a process of its own: the family's class loads our directory, lacks no array and gives our hidden states."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(5, 60, (2, 9)).astype(np.int32)
+    np.save(tmp_path / "ids.npy", ids)
+    encoders = {}
+    for model_type in CLASSES:
+        encoder = load_encoder(checkpoint(encoder_fixtures, model_type, tmp_path / "in" / model_type))
+        moved = jax.tree.map(lambda a: a + rng.normal(0, 0.1, a.shape).astype(np.float32), encoder.params)
+        encoders[model_type] = encoder.with_params(moved)
+        export_weights(encoders[model_type], tmp_path / "out" / model_type, formats=("safetensors",))
+    program = (
+        "import sys, numpy as np, torch\n"
+        "from transformers import AutoModel\n"
+        "at = sys.argv[1]\n"
+        "ids = torch.tensor(np.load(at + '/ids.npy')).long()\n"
+        "for name in sys.argv[2:]:\n"
+        "    model, info = AutoModel.from_pretrained(f'{at}/out/{name}', output_loading_info=True)\n"
+        "    assert not info['missing_keys'] and not info['unexpected_keys'], info\n"
+        "    with torch.no_grad():\n"
+        "        hidden = model.eval()(input_ids=ids).last_hidden_state\n"
+        "    np.save(f'{at}/{type(model).__name__}.npy', hidden.numpy())\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path), *CLASSES], check=True, capture_output=True)
+    for model_type, name in CLASSES.items():
+        encoder = encoders[model_type]
+        ours = Bert(encoder.config).apply({"params": encoder.params}, jnp.asarray(ids), jnp.ones_like(ids))
+        np.testing.assert_allclose(ours, np.load(tmp_path / f"{name}.npy"), rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 def test_without_pooler(copy: Path) -> None:

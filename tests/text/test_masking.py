@@ -1,5 +1,7 @@
 """The laws of masking, on texts whose words are known by construction."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tokenizers
@@ -114,6 +116,18 @@ def test_a_leading_space_begins_a_word(space):
     found = maskable(engine_of(tokenizers.models.BPE(vocab=pieces, merges=[]), ["extra"]))
     np.testing.assert_array_equal(found.continues_V, [0, 0, 0, 0, 1, 0])
     np.testing.assert_array_equal(found.special_V, [1, 1, 1, 0, 0, 1])
+
+
+def test_rows_without_a_token_are_never_drawn():
+    """As in XLM-R's sentence encoders, whose word table has more rows than there are tokens."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "run", "##ning", "bar"]
+    tokenizer = engine_of(tokenizers.models.WordPiece({n: i for i, n in enumerate(names)}, unk_token="[UNK]"))
+    found = maskable(dataclasses.replace(tokenizer, vocab_size=12))
+    assert (found.special_V.shape, found.continues_V.shape) == ((12,), (12,))
+    assert found.ordinary.tolist() == [5, 6, 7]
+    values = np.full(5000, 5, np.int32)
+    shown, _ = corrupt(values, np.array([0, 5000]), found, np.random.default_rng(0), share=1.0, whole_words=False)
+    assert set(shown.tolist()) == {MASK, 5, 6, 7}
 
 
 def test_a_tokenizer_without_mask_is_refused():

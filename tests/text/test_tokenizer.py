@@ -1,13 +1,17 @@
 import itertools
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+import tokenizers
 
 from ltrec_jax.errors import UserError
 from ltrec_jax.text import tokenizer_workers
+from ltrec_jax.text.masking import maskable
 from ltrec_jax.text.tokenizer import load_tokenizer
+from ltrec_jax.text.vocabulary import train_wordpiece
 
 
 def test_special_tokens_stand_around_a_text(tiny_encoder):
@@ -27,9 +31,38 @@ def test_long_texts_are_cut_and_counted(tiny_encoder):
     assert values[-1] == 3
 
 
-def test_a_foreign_vocabulary_is_named(tiny_encoder):
-    with pytest.raises(UserError, match="knows 22 tokens, the encoder's vocab_size is 30522"):
-        load_tokenizer(tiny_encoder, 30522)
+@pytest.mark.parametrize("rows", [30522, 44, 21])
+def test_a_foreign_vocabulary_is_named(tiny_encoder, rows):
+    with pytest.raises(UserError, match=rf"22 tokens \(the last is 21\), the encoder's vocab_size is {rows}"):
+        load_tokenizer(tiny_encoder, rows)
+
+
+def test_a_vocabulary_of_another_checkpoint_of_about_its_size_is_no_padding(minilm_directory):
+    assert load_tokenizer(minilm_directory, 30522 + 70).vocab_size == 30592
+    with pytest.raises(UserError, match="do not belong together"):
+        load_tokenizer(minilm_directory, 30522 + 1526)  # as far as the cased BERT is from the uncased one
+
+
+def test_rows_beyond_the_tokens_are_padding_and_change_no_id(tiny_encoder):
+    exact, padded = load_tokenizer(tiny_encoder, 22), load_tokenizer(tiny_encoder, 30)
+    assert (exact.vocab_size, padded.vocab_size) == (22, 30)
+    assert exact.fingerprint == padded.fingerprint
+    np.testing.assert_array_equal(exact.encode(["the rocket"], 8)[0], padded.encode(["the rocket"], 8)[0])
+
+
+def test_a_token_without_a_row_is_refused_however_few_tokens_there_are(tiny_encoder, tmp_path):
+    raw = json.loads((tiny_encoder / "tokenizer.json").read_text())
+    raw["model"]["vocab"]["lunar"] = 25
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    assert load_tokenizer(tmp_path, 26).token_id("lunar") == 25
+    with pytest.raises(UserError, match=r"22 tokens \(the last is 25\), the encoder's vocab_size is 25"):
+        load_tokenizer(tmp_path, 25)
+
+
+def test_what_transformers_makes_of_a_directory_without_vocabulary_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 100}))
+    with pytest.raises(UserError, match="knows 5 tokens"):
+        load_tokenizer(tmp_path, 100)
 
 
 def test_a_damaged_or_absent_tokenizer_is_named(tiny_encoder, tmp_path):
@@ -39,6 +72,119 @@ def test_a_damaged_or_absent_tokenizer_is_named(tiny_encoder, tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="has no tokenizer"):
         load_tokenizer(tmp_path, 22)
+
+
+TEXTS = [
+    "the rocket and the planet",
+    "harvest in the barn; the cattle",
+    "lunar heist, lunar alibi",
+    "déjà vu 🚀 rocket",
+]
+
+
+def byte_pairs(directory):
+    """A byte-level BPE as RoBERTa's, learnt from TEXTS, in old and new checkpoints' files. Number of its tokens."""
+    engine = tokenizers.Tokenizer(tokenizers.models.BPE())
+    engine.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = tokenizers.decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    letters = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    engine.train_from_iterator(
+        TEXTS,
+        tokenizers.trainers.BpeTrainer(
+            vocab_size=320, special_tokens=special, initial_alphabet=letters, show_progress=False
+        ),
+    )
+    engine.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    engine.save(str(directory / "tokenizer.json"))
+    engine.model.save(str(directory))
+    return engine.get_vocab_size()
+
+
+def unigrams(directory):
+    """A Unigram model with SentencePiece's sign for a space, as XLM-R's: tokenizer.json. Number of its tokens."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    engine = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    engine.normalizer = tokenizers.normalizers.NFKC()
+    engine.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    engine.decoder = tokenizers.decoders.Metaspace()
+    engine.train_from_iterator(
+        TEXTS,
+        tokenizers.trainers.UnigramTrainer(
+            vocab_size=60, special_tokens=special, unk_token="<unk>", show_progress=False
+        ),
+    )
+    engine.add_special_tokens(["<mask>"])
+    engine.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    engine.save(str(directory / "tokenizer.json"))
+    return engine.get_vocab_size()
+
+
+@pytest.mark.parametrize("learn", [byte_pairs, unigrams])
+def test_other_families_tokenizers_stand_around_a_text_lose_nothing_and_begin_words_with_a_space(tmp_path, learn):
+    tokenizer = load_tokenizer(tmp_path, learn(tmp_path) + 3)
+    values, offsets, cut = tokenizer.encode([*TEXTS, ""], 64)
+    rows = [values[a:b] for a, b in itertools.pairwise(offsets)]
+    assert cut == 0
+    assert rows[-1].tolist() == [0, 2]
+    vocabulary = maskable(tokenizer)
+    assert vocabulary.mask_id == tokenizer.token_id("<mask>")
+    assert not vocabulary.special_V[: tokenizer.vocab_size - 3].all()
+    assert vocabulary.special_V[-3:].all()
+    for text, row in zip(TEXTS, rows, strict=False):
+        assert (row[0], row[-1]) == (0, 2)
+        assert 3 not in row
+        assert tokenizer.engine.decode(row.tolist()) == text
+        # As many tokens begin a word as there are words; the first one begins the text.
+        begins = ~vocabulary.continues_V[row[1:-1]]
+        begins[0] = True
+        assert begins.sum() == len(text.split())
+    short, _, cut = tokenizer.encode(TEXTS[:1], 5)
+    assert (len(short), short[0], short[-1], cut) == (5, 0, 2, 1)
+
+
+@pytest.mark.parametrize(("kind", "model_type"), [("wordpiece", "bert"), ("bpe", "roberta")])
+def test_files_of_old_checkpoints_are_converted_to_the_same_tokenizer(tmp_path, kind, model_type):
+    """`vocab.txt`, or `vocab.json` and `merges.txt`, without a tokenizer.json: transformers makes one."""
+    if kind == "bpe":
+        count = byte_pairs(tmp_path)
+    else:
+        count = train_wordpiece(lambda: TEXTS, tmp_path, size=80, max_length=32)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "vocab_size": count}))
+    values, offsets, _ = load_tokenizer(tmp_path, count).encode([*TEXTS, "Heist, unheard of"], 32)
+    (tmp_path / "tokenizer.json").unlink()
+    converted = load_tokenizer(tmp_path, count)
+    again = converted.encode([*TEXTS, "Heist, unheard of"], 32)
+    np.testing.assert_array_equal(again[0], values)
+    np.testing.assert_array_equal(again[1], offsets)
+    assert maskable(converted).mask_id == converted.token_id("<mask>" if kind == "bpe" else "[MASK]")
+
+
+def test_a_tokenizer_that_runs_in_python_alone_is_refused_by_its_name(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 6}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertJapaneseTokenizer"}))
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    with pytest.raises(UserError, match=r"BertJapaneseTokenizer\) runs in Python alone"):
+        load_tokenizer(tmp_path, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", '{"tokenizer_class": "NoSuchTokenizer"}'),
+        ("tokenizer_config.json", '{"tokenizer_class": 7}'),
+        ("tokenizer_config.json", "{"),
+        ("sentencepiece.bpe.model", "no model"),
+    ],
+)
+def test_whatever_transformers_stumbles_over_is_one_line(tmp_path, name, content):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm-roberta", "vocab_size": 60}))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))) as caught:
+        load_tokenizer(tmp_path, 60)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_fingerprint_changes_with_the_vocabulary(tiny_encoder, tmp_path):
