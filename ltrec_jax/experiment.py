@@ -17,6 +17,7 @@ from ltrec_jax.bundle import Bundle, load_vectors
 from ltrec_jax.config import Config
 from ltrec_jax.data import columns, sources, splits
 from ltrec_jax.data.dataset import Dataset, Split
+from ltrec_jax.data.likes import likes_from, positive_rating
 from ltrec_jax.data.popularity import popularity
 from ltrec_jax.errors import UserError
 from ltrec_jax.evaluation import report
@@ -98,6 +99,7 @@ def evaluate(
     vectors = first.vectors if isinstance(first, Bundle) else first
     events, dataset = split.train, split.dataset
     counts = popularity(events.item, dataset.num_items)
+    likes = likes_from(dataset, config.evaluation.positive_rating)
     return report.evaluate(
         {**named, BIASES: biases.fit(events, dataset.num_users, dataset.num_items)},
         split,
@@ -105,12 +107,13 @@ def evaluate(
         counts.counts,
         primary=primary,
         ks=config.evaluation.cutoffs,
-        positive_rating=config.evaluation.positive_rating or dataset.info.get("positive_rating") or 0.0,
+        positive_rating=likes.rating,
         seed=config.seed,
         seconds=seconds,
         imputed_by=BIASES,
         item_vectors=first.text_vectors if isinstance(first, Bundle) else None,
         dials={primary: _turned(vectors, counts.counts)} if isinstance(vectors, Vectors) else None,
+        told={"positive_rating_is": likes.reason},
     )
 
 
@@ -173,7 +176,7 @@ def fit_baselines(
     `ltrec tune` writes it. Unknown names, and a library or texts that are missing, are a `UserError`.
     """
     dataset, path = split.dataset, settings or config.evaluation.baseline_settings
-    positive = config.evaluation.positive_rating or dataset.info.get("positive_rating") or 0.0
+    positive = positive_rating(dataset, config.evaluation.positive_rating)
     learnt_from = training(split, positive, item_texts(dataset, config), config.seed)
     wanted = list(names or config.evaluation.baselines)
     if not wanted and not getattr(model, "predicts_ratings", True):
