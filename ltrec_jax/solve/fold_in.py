@@ -111,6 +111,8 @@ def fold_in(
     solved by Woodbury's identity in the precision's eigenbasis (M^2 D' + D'^2), more by Cholesky. A singular left side
     is a `UserError`.
     """
+    if len(items_M) == 0:
+        return np.array(prior.mean, np.float64)
     weight_M = scale * np.asarray(prior.weight_I, np.float64)[items_M]
     ridge = len(items_M) * prior.ridge
     right = prior.precision @ prior.mean + design_MxD.T @ (weight_M * target_M)

@@ -87,6 +87,19 @@ def test_a_never_seen_item_is_its_text_and_a_silent_user_is_zero(solved):
     np.testing.assert_allclose(result.user_vectors[5], 0)
 
 
+@pytest.mark.parametrize("width", [40, pytest.param(6, marks=pytest.mark.slow)])
+def test_without_weight_on_unobserved_pairs_a_silent_user_is_still_zero(world, width):
+    """By Cholesky and by Woodbury: the penalty of that user is l2 times no event, which determines nothing."""
+    user, item, anchor = world
+    settings = dataclasses.replace(SETTINGS, unobserved_weight=0.0, l2=0.03, alternations=1)
+    wide = np.pad(anchor, ((0, 0), (0, width - WIDTH))).astype(np.float32)
+    found = anchored_als.solve(user, item, wide, num_users=USERS, settings=settings, spread=parallel.choose("jit"))
+    assert np.isfinite(found.user_vectors).all()
+    np.testing.assert_array_equal(found.user_vectors[5], 0)
+    assert all(np.isfinite(found.objective))
+    assert np.abs(np.delete(found.user_vectors, 5, axis=0)).max(axis=1).min() > 0
+
+
 def test_float32_on_several_devices_agrees_and_repeats(world):
     user, item, anchor = world
     find = lambda spread: anchored_als.solve(  # noqa: E731
