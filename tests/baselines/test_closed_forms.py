@@ -82,6 +82,18 @@ def test_the_map_of_cold_items_is_the_ridge_regression(train):
     np.testing.assert_allclose(q[2], expected, rtol=1e-3, atol=1e-5)
 
 
+def test_equations_that_are_singular_are_told_with_the_setting(train):
+    """More items than users, and no penalty that float32 could see; fewer liked items than dimensions of a text."""
+    with pytest.raises(UserError, match=r"EASE are singular\. Raise its l2"):
+        ease.fit(
+            dataclasses.replace(train, events=train.events.take(train.events.user < 3)), ease.EaseSettings(l2=1e-30)
+        )
+    few = dataclasses.replace(train, events=train.events.take(train.events.item < 2))
+    with pytest.raises(UserError, match=r"Raise baselines\.ials\.map_l2"):
+        ials.fit(few, ials.IalsSettings(width=4, alternations=1, map_l2=0.0))
+    assert np.isfinite(ials.fit(few, ials.IalsSettings(width=4, alternations=1, map_l2=1e-2)).item_vectors).all()
+
+
 def test_pairs_are_read_from_blocks_of_rows():
     table = np.random.default_rng(0).random((700, 5)).astype(np.float32)
     users, items = np.random.default_rng(1).integers(0, [700, 5], (2000, 2)).T

@@ -1,5 +1,7 @@
 """Variational Bayes and Gibbs: the bound rises, posteriors are those of Bayes' rule, synthetic truth is found again."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -132,6 +134,18 @@ def test_ratings_that_are_none_or_not_finite_are_refused(world):
         bayes.fit_vb(none, none, np.zeros(0), users, items, spread=ONE)
     with pytest.raises(UserError, match="number 1 is not"):
         bayes.fit_vb(np.array([0, 1]), np.array([0, 1]), np.array([1, np.nan]), users, items, spread=ONE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", [bayes.fit_vb, bayes.fit_gibbs])
+def test_singular_equations_are_told(fit, world):
+    """Two equal columns, so long that float32 loses the penalty beside their squares: all powers of two, so exactly."""
+    user, item, rating, users, items, _ = world
+    column = np.r_[np.float32(2.0**40) * np.float32([1, -1, 1, -1]), np.zeros(USERS - 4, np.float32)]
+    equal = dataclasses.replace(users, columns=np.stack([users.columns[:, 0], column, column], axis=1))
+    few = BayesConfig(factors=WIDTH, iterations=1, gibbs_factors=WIDTH, sweeps=2, burn_in=1)
+    with pytest.raises(UserError, match=r"users are singular.*column of the side information"):
+        fit(user, item, rating, equal, items, settings=few, spread=ONE)
 
 
 @pytest.mark.slow
