@@ -212,7 +212,8 @@ def _protocol(
         "targets_left_out_as_seen": asked.wanted.repeats,
         "items": asked.num_items,
         "training_events": len(split.train_rows),
-        "propensity": "power of the training count (Yang et al. 2018), floored at 1/1000 of the largest",
+        "propensity": "power of the training count (Yang et al. 2018), floored at 1/1000 of the largest; estimates by "
+        "propensity (IPS, SNIPS, doubly robust) leave items without training events out",
         "effective_pairs": round(counterfactual.effective_size(asked.propensity_I[asked.test.item]), 1),
         "imputed_by": imputed_by,
         "resamples": significance.RESAMPLES,

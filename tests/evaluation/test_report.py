@@ -349,13 +349,35 @@ def test_weighted_figures_of_the_report(world):
     found = evaluate(world, models, imputed_by="perfect")
     perfect, ours = (found.models[name].overall for name in ("perfect", "ours"))
     assert perfect["rmse_ips"].value == perfect["rmse_snips"].value == perfect["rmse_dr"].value == 0.0
-    # Where the imputed ratings meet the observed ones, the estimate is the distance to them over all pairs.
+    # Where the imputed ratings meet the observed ones, the estimate is the distance to them over all pairs with items
+    # that have training events.
     users = np.unique(world.split.test.user)
-    gap = models["ours"].table[users] - truth[users]
+    gap = (models["ours"].table[users] - truth[users])[:, world.groups["warm"]]
     assert ours["rmse_dr"].value == pytest.approx(math.sqrt(np.mean(gap**2)), rel=1e-5)
-    assert ours["rmse_snips"].n == len(users)
+    warm = world.groups["warm"][world.split.test.item]
+    assert ours["rmse_snips"].n == len(np.unique(world.split.test.user[warm])) < len(users)
     assert 0 < found.protocol["effective_pairs"] <= len(world.split.test)
     assert evaluate(world, models).models["ours"].overall["rmse_dr"] == NOTHING
+
+
+def test_what_was_never_seen_has_no_propensity_and_no_weight(world, new_world):
+    """Other ratings and other ranks of cold items change no estimate by propensity; a test of cold items has none."""
+    test, cold = world.split.test, world.groups["cold"]
+    model, weighted = world.random_model(), ("rmse_ips", "rmse_snips", "rmse_dr", "recall_snips@2", "dcg_snips@2")
+    table = model.table + np.where(cold, -9.0, 0.0)[None, :]
+    low = evaluate(world, {"ours": world.model(table), "other": model}, imputed_by="other", ks=(2,)).models["ours"]
+    lower = evaluate(world, {"ours": world.model(table - 3.0 * cold), "other": model}, imputed_by="other", ks=(2,))
+    for name in weighted:
+        assert low.overall[name].value == pytest.approx(lower.models["ours"].overall[name].value), name
+        assert low.overall[name].n > 0
+    assert low.overall["rmse"].value < lower.models["ours"].overall["rmse"].value
+    events, rows = world.split.dataset.interactions, np.arange(len(world.split.dataset.interactions))
+    only_cold = new_world(events.user, events.item, events.rating, rows[cold[events.item]])
+    found = evaluate(only_cold, {"ours": model, "other": model}, imputed_by="other", ks=(2,))
+    assert cold[only_cold.split.test.item].all()
+    assert len(test) > len(only_cold.split.test) > 5
+    assert {found.models["ours"].overall[name] for name in weighted} == {NOTHING}
+    assert found.protocol["effective_pairs"] == 0.0
 
 
 def test_ratings_are_imputed_by_a_model_that_has_some(world):
