@@ -193,7 +193,7 @@ class EvaluationConfig:
         float, Doc("least rating of a like; 0: the dataset's own, else the top quarter of its scale")
     ] = 0.0
     baselines: Annotated[
-        tuple[str, ...], Doc("compared with; empty: the usual ones for a model that ranks, biases alone for ratings")
+        tuple[str, ...], Doc("compared with; empty: the usual ones for a model that ranks, popularity for ratings")
     ] = ()
     baseline_settings: Annotated[str, Doc("TOML file of their settings, as `ltrec tune` writes it")] = ""
 

@@ -11,6 +11,7 @@ from ltrec_jax.config import Config
 from ltrec_jax.data import splits
 from ltrec_jax.errors import UserError
 from ltrec_jax.evaluation import report
+from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.train.problem import load_problem
 
 
@@ -65,6 +66,39 @@ def test_what_a_like_is_is_the_same_for_all_where_the_dataset_does_not_say(
         ]
         == 2.0
     )
+
+
+@pytest.mark.parametrize("rates", [True, False])
+def test_the_dial_takes_from_popular_items_alone_and_from_the_more_popular_the_more(
+    small_dataset, small_config, monkeypatch, rates
+):
+    """Also where <p, q> < 0: there a shorter item vector would raise the score of a popular item."""
+    split = splits.random(small_dataset, test=0.2, validation=0.1, seed=0)
+    rng = np.random.default_rng(0)
+    users, items = rng.normal(size=(120, 3)).astype(np.float32), rng.normal(size=(90, 3)).astype(np.float32)
+    if not rates:
+        users, items = np.abs(users), np.abs(items)
+    none = np.zeros(120, np.float32), np.zeros(90, np.float32)
+    model = Vectors(3.0 if rates else 0.0, users, none[0], items, none[1], predicts_ratings=rates)
+    given = {}
+    evaluated = report.evaluate
+    monkeypatch.setattr(
+        experiment.report,
+        "evaluate",
+        lambda *models, dials, **options: given.update(dials) or evaluated(*models, dials=dials, **options),
+    )
+    found = experiment.evaluate(model, split, small_config)
+    assert ("standard deviations" if rates else "multiplied") in found.protocol["dial"]
+    (places,) = given.values()
+    counts = np.bincount(split.train.item, minlength=90)
+    before = np.asarray(model.score(np.arange(120)))
+    np.testing.assert_array_equal(np.asarray(places[0.0].score(np.arange(120))), before)
+    moved = before - np.asarray(places[0.2].score(np.arange(120)))
+    np.testing.assert_allclose(moved[:, counts <= 1], 0, atol=1e-5)
+    assert moved[:, counts > 1].min() > 0
+    if rates:
+        order = np.argsort(counts)
+        assert np.diff(moved[:, order], axis=1).min() > -1e-5
 
 
 def from_goal(config):

@@ -108,13 +108,24 @@ def dialled(item_vectors: np.ndarray, counts_I: np.ndarray, *, tail_power: float
     """Item vectors as served: warm q_i times n_i^-tail_power, cold q_c times cold_gain.
 
     tail_power > 0 moves exposure from head to tail, cold_gain > 1 towards never-seen items. Both are product choices
-    that no loss on the training data can make; (0, 1) changes nothing.
+    that no loss on the training data can make; (0, 1) changes nothing. For models of lists, whose scores are products
+    alone and mostly positive; `popularity_discount` is for ratings.
     """
     counts_I = np.asarray(counts_I)
     factor_I = np.full(len(counts_I), cold_gain, item_vectors.dtype)
     warm = counts_I > 0
     factor_I[warm] = counts_I[warm].astype(np.float64) ** -tail_power
     return item_vectors * factor_I[:, None]
+
+
+def popularity_discount(counts_I: np.ndarray, *, tail_power: float) -> np.ndarray:
+    """What the tail dial takes off the scores of a model that predicts ratings, float64 [I]: tail_power log n_i.
+
+    In standard deviations of the ratings; nothing of a cold item. `dialled` would not do there: where <p, q> < 0 a
+    shorter q raises the score, and a bias keeps its popularity. Of two items with equal scores the more popular one is
+    never ahead.
+    """
+    return tail_power * np.log(np.maximum(np.asarray(counts_I, np.float64), 1.0))
 
 
 def _solved(left_NxN: np.ndarray, right_NxD: np.ndarray, what: str, setting: str, l2: float) -> np.ndarray:
