@@ -99,7 +99,7 @@ def evaluate(
     vectors = first.vectors if isinstance(first, Bundle) else first
     events, dataset = split.train, split.dataset
     counts = popularity(events.item, dataset.num_items)
-    has_dial = isinstance(vectors, Vectors)
+    turned = vectors if isinstance(vectors, Vectors) else None
     likes = likes_from(dataset, config.evaluation.positive_rating)
     return report.evaluate(
         {**named, BIASES: biases.fit(events, dataset.num_users, dataset.num_items)},
@@ -113,8 +113,8 @@ def evaluate(
         seconds=seconds,
         imputed_by=BIASES,
         item_vectors=first.text_vectors if isinstance(first, Bundle) else None,
-        dials={primary: _turned(vectors, counts.counts, float(events.rating.std()))} if has_dial else None,
-        told={"positive_rating_is": likes.reason} | ({"dial": _dial_is(vectors)} if has_dial else {}),
+        dials={primary: _turned(turned, counts.counts, float(events.rating.std()))} if turned else None,
+        told={"positive_rating_is": likes.reason} | ({"dial": _dial_is(turned)} if turned else {}),
     )
 
 

@@ -133,10 +133,17 @@ def start(prior: UserPrior, ridge_events: int = 0) -> UserRow:
     """The row of a user without events, to be given them one by one with `observe`.
 
     A whole-data prior's ridge grows with each event, which is no rank-one change: it is fixed here at that of
-    `ridge_events` events, and the row equals `fold_in` when it has taken so many.
+    `ridge_events` events, and the row equals `fold_in` when it has taken so many. A prior that determines nothing (no
+    ridge, and no weight of unobserved pairs) is a `UserError`.
     """
     left = prior.precision + ridge_events * prior.ridge * np.eye(len(prior.mean))
-    inverse = scipy.linalg.inv(left)
+    try:
+        inverse = scipy.linalg.inv(left)
+    except np.linalg.LinAlgError as error:
+        raise UserError(
+            "The new user's equations are singular: the model was trained without a penalty, or without weight of "
+            "unobserved pairs and is asked about a user without events."
+        ) from error
     return UserRow(inverse @ (prior.precision @ prior.mean), inverse)
 
 
