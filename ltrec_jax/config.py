@@ -189,9 +189,11 @@ class EvaluationConfig:
     """What the report measures."""
 
     cutoffs: Annotated[tuple[int, ...], Doc("k of the ranking metrics")] = (10, 20)
-    positive_rating: Annotated[float, Doc("ratings from here on are relevant; 0: the dataset's own")] = 0.0
+    positive_rating: Annotated[
+        float, Doc("least rating of a like; 0: the dataset's own, else the top quarter of its scale")
+    ] = 0.0
     baselines: Annotated[
-        tuple[str, ...], Doc("compared with; empty: the usual ones for a model that ranks, biases alone for ratings")
+        tuple[str, ...], Doc("compared with; empty: the usual ones for a model that ranks, popularity for ratings")
     ] = ()
     baseline_settings: Annotated[str, Doc("TOML file of their settings, as `ltrec tune` writes it")] = ""
 

@@ -17,13 +17,14 @@ from ltrec_jax.bundle import Bundle, load_vectors
 from ltrec_jax.config import Config
 from ltrec_jax.data import columns, sources, splits
 from ltrec_jax.data.dataset import Dataset, Split
+from ltrec_jax.data.likes import likes_from, positive_rating
 from ltrec_jax.data.popularity import popularity
 from ltrec_jax.errors import UserError
 from ltrec_jax.evaluation import report
 from ltrec_jax.evaluation.report import Report
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.serve.service import Recommendation, recommend
-from ltrec_jax.solve.cold_start import dialled
+from ltrec_jax.solve.cold_start import dialled, popularity_discount
 from ltrec_jax.train.fit import FROZEN_TEXT, REFIT, fit, load_run_config
 from ltrec_jax.train.plan import Plan, make_plan
 from ltrec_jax.train.tracking import read_rows
@@ -98,6 +99,8 @@ def evaluate(
     vectors = first.vectors if isinstance(first, Bundle) else first
     events, dataset = split.train, split.dataset
     counts = popularity(events.item, dataset.num_items)
+    turned = vectors if isinstance(vectors, Vectors) else None
+    likes = likes_from(dataset, config.evaluation.positive_rating)
     return report.evaluate(
         {**named, BIASES: biases.fit(events, dataset.num_users, dataset.num_items)},
         split,
@@ -105,12 +108,13 @@ def evaluate(
         counts.counts,
         primary=primary,
         ks=config.evaluation.cutoffs,
-        positive_rating=config.evaluation.positive_rating or dataset.info.get("positive_rating") or 0.0,
+        positive_rating=likes.rating,
         seed=config.seed,
         seconds=seconds,
         imputed_by=BIASES,
         item_vectors=first.text_vectors if isinstance(first, Bundle) else None,
-        dials={primary: _turned(vectors, counts.counts)} if isinstance(vectors, Vectors) else None,
+        dials={primary: _turned(turned, counts.counts, float(events.rating.std()))} if turned else None,
+        told={"positive_rating_is": likes.reason} | ({"dial": _dial_is(turned)} if turned else {}),
     )
 
 
@@ -169,15 +173,17 @@ def fit_baselines(
     """What a model is compared with, fitted on the split's training part.
 
     `names` (else `evaluation.baselines`, else for a model that ranks the usual ones that this catalogue is small enough
-    for, and none for one that predicts ratings); `settings` (else `evaluation.baseline_settings`): a TOML file as
-    `ltrec tune` writes it. Unknown names, and a library or texts that are missing, are a `UserError`.
+    for, and for one that predicts ratings popularity, since biases are no opponent in ranking); `settings` (else
+    `evaluation.baseline_settings`): a TOML file as `ltrec tune` writes it. Unknown names, and a library or texts that
+    are missing, are a `UserError`.
     """
     dataset, path = split.dataset, settings or config.evaluation.baseline_settings
-    positive = config.evaluation.positive_rating or dataset.info.get("positive_rating") or 0.0
+    positive = positive_rating(dataset, config.evaluation.positive_rating)
     learnt_from = training(split, positive, item_texts(dataset, config), config.seed)
     wanted = list(names or config.evaluation.baselines)
-    if not wanted and not getattr(model, "predicts_ratings", True):
-        wanted = registry.affordable(registry.USUAL, learnt_from)
+    if not wanted:
+        rates = getattr(model, "predicts_ratings", True)
+        wanted = ["popularity"] if rates else registry.affordable(registry.USUAL, learnt_from)
     return registry.fit_all(wanted, learnt_from, registry.read_settings(Path(path)) if path else None)
 
 
@@ -211,14 +217,24 @@ def _what_differs(one: Config, two: Config) -> str:
     return "; ".join(changed) or "the data have changed between them"
 
 
-def _turned(vectors: Vectors, counts_I: np.ndarray) -> dict[float, Recommender]:
-    """The model at each place of its tail dial."""
-    return {
-        power: dataclasses.replace(
-            vectors, item_vectors=dialled(vectors.item_vectors, counts_I, tail_power=power, cold_gain=1.0)
-        )
-        for power in _TAIL_POWERS
-    }
+def _turned(vectors: Vectors, counts_I: np.ndarray, spread: float) -> dict[float, Recommender]:
+    """The model at each place of its tail dial; `spread` is the standard deviation of the training ratings."""
+
+    def at(power: float) -> Vectors:
+        if vectors.predicts_ratings:
+            taken_I = spread * popularity_discount(counts_I, tail_power=power)
+            return dataclasses.replace(vectors, item_biases=(vectors.item_biases - taken_I).astype(np.float32))
+        items = dialled(vectors.item_vectors, counts_I, tail_power=power, cold_gain=1.0)
+        return dataclasses.replace(vectors, item_vectors=items)
+
+    return {power: at(power) for power in _TAIL_POWERS}
+
+
+def _dial_is(vectors: Vectors) -> str:
+    """What the numbers on a dial's curve do, for the reader of the report."""
+    if vectors.predicts_ratings:
+        return "the score of an item with n training events loses β log n standard deviations of the ratings"
+    return "the vector of an item with n training events is multiplied by n^−β"
 
 
 def example_user(bundle: Bundle) -> str:

@@ -36,7 +36,9 @@ def test_evaluate_writes_the_report_and_beats_biases(run, capsys):
     assert "RMSE on small" in capsys.readouterr().out
     report = json.loads((run / "report.json").read_text())
     assert report["primary"] == "ltrec"
-    assert set(report["models"]) == {"ltrec", "frozen text", "biases only"}
+    assert set(report["models"]) == {"ltrec", "frozen text", "popularity", "biases only"}
+    assert report["models"]["popularity"]["overall"]["rmse"]["value"] is None
+    assert {one["metric"] for one in report["comparisons"] if one["against"] == "popularity"} == {"ndcg@10"}
     ours, baseline = (report["models"][name] for name in ("ltrec", "biases only"))
     assert ours["overall"]["rmse"]["value"] < 0.9 * baseline["overall"]["rmse"]["value"]
     for group in ("head", "mid", "tail"):
@@ -47,7 +49,7 @@ def test_evaluate_writes_the_report_and_beats_biases(run, capsys):
 
 
 def test_tuned_baselines_stand_in_the_report(run, tmp_path, capsys):
-    """Tuned on validation, fitted with what was found, beside the model; without names a rating model has biases."""
+    """Tuned on validation, fitted with what was found, beside the model."""
     out, flags = tmp_path / "tuned", ["--config", str(run / "config.toml"), "--models", "itemknn,random"]
     assert cli.main(["tune", *flags, "--trials", "2", "--out", str(out), "--seed", "3"]) == 0
     assert "itemknn: best of 2 trials by sum" in capsys.readouterr().out

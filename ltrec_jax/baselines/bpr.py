@@ -27,7 +27,8 @@ def fit(train: Training, settings: BprSettings | None = None) -> Factors:
     """Maximise sum log sigmoid(s_ui - s_uj) - l2 |.|^2, i liked, j drawn from the liked items of everybody.
 
     One thread and a seeded generator: the same seed gives the same bits. Cold items and users without likes have
-    factors 0, so a cold item scores 0. Source: Rendle et al. (UAI 2009). Needs the extra `baselines`.
+    factors 0, so a cold item scores 0; `registry.fit` shows such users what is popular. Source: Rendle et al. (UAI
+    2009). Needs the extra `baselines`.
     """
     settings = settings or BprSettings()
     with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1, "blas"):

@@ -42,8 +42,8 @@ class EaseTextSettings(EaseSettings):
 class Ease:
     """score(u, .) = x_u B: likes float32 [U, I] and weight float32 [I, I] on the device.
 
-    Without text rows a cold item scores 0; so does everything for a user without likes. A `Recommender` that predicts
-    no ratings.
+    Without text rows a cold item scores 0; so does everything for a user without likes, whom `registry.fit` shows what
+    is popular. A `Recommender` that predicts no ratings.
     """
 
     likes: scipy.sparse.csr_matrix

@@ -34,9 +34,10 @@ class IalsSettings:
 def fit(train: Training, settings: IalsSettings | None = None) -> Factors:
     """Solve from a random start; a cold item has the factors that its text maps to, 0 without texts.
 
-    The map is `cold_start.ridge_map` from the direction of a text vector (from their mean) to the item's factors. Users
-    without likes have factors 0. Sources: Hu, Koren & Volinsky (ICDM 2008); frequency-scaled penalties of Rendle et al.
-    (RecSys 2022).
+    The map is `cold_start.ridge_map` from the direction of a text vector (from their mean) to the item's factors; one
+    that is not determined (`map_l2` = 0) is a `UserError`. Users without likes have factors 0: `registry.fit` shows
+    them what is popular. Sources: Hu, Koren & Volinsky (ICDM 2008); frequency-scaled penalties of Rendle et al. (RecSys
+    2022).
     """
     settings = settings or IalsSettings()
     if settings.width < 1 or settings.alternations < 1:
@@ -61,7 +62,11 @@ def fit(train: Training, settings: IalsSettings | None = None) -> Factors:
     if train.texts is not None and cold_I.any():
         text_IxE, warm_I = directions(train.texts.vectors), ~cold_I
         to_factors_ExD = cold_start.ridge_map(
-            text_IxE[warm_I], q_IxD[warm_I], train.like_counts[warm_I], l2=settings.map_l2
+            text_IxE[warm_I],
+            q_IxD[warm_I],
+            train.like_counts[warm_I],
+            l2=settings.map_l2,
+            setting="baselines.ials.map_l2",
         )
         q_IxD[cold_I] = text_IxE[cold_I] @ to_factors_ExD
     return Factors(np.asarray(solution.user_vectors), q_IxD)

@@ -24,7 +24,8 @@ class ItemKnnSettings:
 class ItemKnn:
     """score(u, i) = sum over what u likes of s_ji; `similar` float32 [I, I] has at most k entries in column i.
 
-    Cold items and users without likes score 0, the lowest there is. A `Recommender` that predicts no ratings.
+    Cold items score 0, the lowest there is, and so does everything for a user without likes, whom `registry.fit` shows
+    what is popular. A `Recommender` that predicts no ratings.
     """
 
     likes: scipy.sparse.csr_matrix

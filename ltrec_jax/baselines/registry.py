@@ -12,6 +12,7 @@ from typing_extensions import Doc
 
 from ltrec_jax import plain_settings
 from ltrec_jax.baselines import biases, bpr, chance, ease, ials, item_knn, popularity, text_knn
+from ltrec_jax.baselines.scoring import PopularToNewcomers
 from ltrec_jax.baselines.training import Training
 from ltrec_jax.errors import UserError, unknown_name
 from ltrec_jax.types import Recommender
@@ -32,12 +33,17 @@ class BiasesSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """A way to fit a `Recommender` from `Training` with settings of one dataclass. `texts`: it cannot do without."""
+    """A way to fit a `Recommender` from `Training` with settings of one dataclass.
+
+    `texts`: it cannot do without. `rates`: it predicts ratings. `by_likes`: it knows a user by the likes alone, so that
+    `fit` lets `PopularToNewcomers` answer for users without any.
+    """
 
     fit: Callable[[Training, Any], Recommender]
     settings: type = NoSettings
     texts: bool = False
     rates: bool = False
+    by_likes: bool = False
 
 
 def _fit_biases(train: Training, settings: BiasesSettings) -> Recommender:
@@ -48,13 +54,13 @@ BASELINES: Mapping[str, Baseline] = {
     "random": Baseline(lambda train, _: chance.fit(train)),
     "popularity": Baseline(lambda train, _: popularity.fit(train.events, train.num_items)),
     "biases": Baseline(_fit_biases, BiasesSettings, rates=True),
-    "itemknn": Baseline(item_knn.fit, item_knn.ItemKnnSettings),
-    "ease": Baseline(ease.fit, ease.EaseSettings),
-    "ease-text": Baseline(ease.fit, ease.EaseTextSettings, texts=True),
-    "ials": Baseline(ials.fit, ials.IalsSettings),
-    "bpr": Baseline(bpr.fit, bpr.BprSettings),
-    "text-knn": Baseline(text_knn.fit, text_knn.TextKnnSettings, texts=True),
-    "tfidf-knn": Baseline(text_knn.fit_words, text_knn.TextKnnSettings, texts=True),
+    "itemknn": Baseline(item_knn.fit, item_knn.ItemKnnSettings, by_likes=True),
+    "ease": Baseline(ease.fit, ease.EaseSettings, by_likes=True),
+    "ease-text": Baseline(ease.fit, ease.EaseTextSettings, texts=True, by_likes=True),
+    "ials": Baseline(ials.fit, ials.IalsSettings, by_likes=True),
+    "bpr": Baseline(bpr.fit, bpr.BprSettings, by_likes=True),
+    "text-knn": Baseline(text_knn.fit, text_knn.TextKnnSettings, texts=True, by_likes=True),
+    "tfidf-knn": Baseline(text_knn.fit_words, text_knn.TextKnnSettings, texts=True, by_likes=True),
 }
 USUAL = ("popularity", "itemknn", "ease", "ials", "text-knn")
 """What a ranking is compared with unless its configuration names others."""
@@ -68,9 +74,10 @@ def find(name: str) -> Baseline:
 
 
 def fit(name: str, train: Training, settings: Any | None = None) -> Recommender:
-    """Fit a baseline by name, with its own settings or its default ones."""
+    """Fit a baseline by name, with its own settings or its default ones. Users without likes get what is popular."""
     baseline = find(name)
-    return baseline.fit(train, baseline.settings() if settings is None else settings)
+    model = baseline.fit(train, baseline.settings() if settings is None else settings)
+    return PopularToNewcomers(model, train.likes) if baseline.by_likes else model
 
 
 @dataclasses.dataclass(frozen=True)

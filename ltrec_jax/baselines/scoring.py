@@ -1,17 +1,22 @@
-"""How baselines answer: users that do not exist are refused, single pairs get exactly the scores that lists get."""
+"""How baselines answer: users that do not exist are refused, single pairs get exactly the scores that lists get, and
+users without likes get what most people like.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
 from ltrec_jax.model import two_tower
-from ltrec_jax.types import Array
+from ltrec_jax.types import Array, Recommender
 
 _BLOCK_USERS = 256
+_MOST_ASKED = 1024
 _BLOCK_FLOATS = 1 << 24
 
 
@@ -56,6 +61,51 @@ class Factors:
         p_BxD = self.user_vectors[require_known(users_B, len(self.user_vectors))]
         no_bias_B, no_bias_I = np.zeros(len(p_BxD), np.float32), np.zeros(len(self.item_vectors), np.float32)
         return two_tower.scores(0.0, p_BxD, no_bias_B, self.item_vectors, no_bias_I)
+
+    def score_pairs(self, users_P: np.ndarray, items_P: np.ndarray) -> np.ndarray:
+        """float32 [P]."""
+        return pairs_by_rows(self.score, users_P, items_P)
+
+
+@dataclasses.dataclass(frozen=True)
+class PopularToNewcomers:
+    """A ranker that knows its users by their likes, and shows those without any what most people like.
+
+    score(u, i) is the model's where u likes something (`likes` float32 [U, I]). Else it is log(1 + n_i), n_i users who
+    like i; items that nobody likes stand behind the others, at most 0, in the order of the mean score that users with
+    likes (1,024 of them at most, evenly spaced) give them. The model alone would score all items 0, a list in the order
+    of item ids, which no comparison should be won by.
+    """
+
+    model: Recommender
+    likes: scipy.sparse.csr_matrix
+
+    predicts_ratings: ClassVar[bool] = False
+
+    @functools.cached_property
+    def is_new(self) -> np.ndarray:
+        """Which users have no likes, bool [U]."""
+        return np.diff(self.likes.indptr) == 0
+
+    @functools.cached_property
+    def newcomer_scores(self) -> np.ndarray:
+        """What any user without likes scores, float32 [I]."""
+        counts_I = np.bincount(self.likes.indices, minlength=self.likes.shape[1])
+        score_I, unliked_I = np.log1p(counts_I), counts_I == 0
+        known = np.flatnonzero(~self.is_new)
+        if unliked_I.any() and len(known):
+            asked = known[:: -(-len(known) // _MOST_ASKED)]
+            blocks = [asked[start : start + _BLOCK_USERS] for start in range(0, len(asked), _BLOCK_USERS)]
+            sums = [np.asarray(self.model.score(users), np.float64)[:, unliked_I].sum(axis=0) for users in blocks]
+            mean = np.sum(sums, axis=0) / len(asked)
+            score_I[unliked_I] = mean - mean.max()
+        return score_I.astype(np.float32)
+
+    def score(self, users_B: np.ndarray) -> Array:
+        """float32 [B, I]."""
+        users_B = require_known(users_B, self.likes.shape[0])
+        new_B, found_BxI = self.is_new[users_B], self.model.score(users_B)
+        return jnp.where(new_B[:, None], self.newcomer_scores[None, :], found_BxI) if new_B.any() else found_BxI
 
     def score_pairs(self, users_P: np.ndarray, items_P: np.ndarray) -> np.ndarray:
         """float32 [P]."""

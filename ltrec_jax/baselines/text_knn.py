@@ -21,7 +21,10 @@ class TextKnnSettings:
 
 
 def fit(train: Training, settings: TextKnnSettings | None = None) -> Factors:
-    """Cosine of an item's text vector with the mean of those the user likes (0 for a user without likes)."""
+    """Cosine of an item's text vector with the mean of those the user likes.
+
+    0 for a user without likes, whom `registry.fit` shows what is popular.
+    """
     return _profiles(train, train.need_texts("text-knn").vectors, settings)
 
 

@@ -53,9 +53,9 @@ class PrepareOptions:
     start: Annotated[int | None, Doc("drop interactions before this time (unix seconds)")] = None
     end: Annotated[int | None, Doc("drop interactions at or after this time (unix seconds)")] = None
     template: Annotated[str | None, Doc("text of an item, such as '{title} ({year})'; recorded in the dataset")] = None
-    positive_rating: Annotated[float | None, Doc("a rating from here on counts as liked; recorded in the dataset")] = (
-        None
-    )
+    positive_rating: Annotated[
+        float | None, Doc("least rating of a like; recorded; left out: the top quarter of the scale")
+    ] = None
     max_rejected: Annotated[float, Doc("stop if more than this share of a table's rows cannot be used")] = 0.05
     strict: Annotated[bool, Doc("refuse interactions whose item is missing from the table of items")] = False
     delimiter: Annotated[str | None, Doc("between the columns of a text file; detected if left out")] = None

@@ -36,10 +36,13 @@ def auc(score_P: np.ndarray, positive_P: np.ndarray, row_P: np.ndarray, num_rows
 
 
 def log_loss(probability_P: np.ndarray, positive_P: np.ndarray, row_P: np.ndarray, num_rows: int) -> UserSums:
-    """Mean over pairs of -log p for a positive and -log(1 - p) for a negative, in nats.
+    """Mean over pairs of -log p for a positive and -log(1 - p) for a negative, in nats:
+
+        L = -sum_P (y log p + (1 - y) log(1 - p)) / P        y = 1 for a positive, else 0
 
     The predicted rating of 0/1 data is taken as the probability (what a squared error estimates), clipped to
-    [1e-7, 1 - 1e-7]: a model that is sure and wrong costs 16 nats, not infinity.
+    [1e-7, 1 - 1e-7]: a model that is sure and wrong costs 16 nats, not infinity. Source: the logarithmic
+    score of Good, "Rational decisions" (Journal of the Royal Statistical Society B, 1952).
     """
     p_P = np.clip(probability_P.astype(np.float64), _SMALLEST, 1.0 - _SMALLEST)
     loss_P = -np.log(np.where(positive_P, p_P, 1.0 - p_P))

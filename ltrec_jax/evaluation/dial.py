@@ -1,6 +1,7 @@
 """What a dial costs: accuracy on warm and on tail items when a model is turned from frequent to rare items.
 
-A dial is known by its scores only: one model for each place (ours: warm item vectors times n^-beta).
+A dial is known by its scores only: one model for each place (`solve.cold_start` has ours). Whoever turns it tells the
+reader how, by the line `dial` of the report's protocol.
 """
 
 from collections.abc import Mapping

@@ -35,7 +35,7 @@ class Exam:
     lists are made from, each bool [I]; "all" (every item) comes first, "warm" and "cold" only where the test has
     targets on both. obvious_Vxk: the most popular unseen items. group_I: the part (head, mid or tail) of an item, None
     without these groups. profiles: of the U users, by training events. propensity_I: probability that a pair with the
-    item is among the test events.
+    item is among the test events, 0 for an item without training events, whose probability nothing tells.
     """
 
     test: Interactions
@@ -69,7 +69,7 @@ class Answers:
     """What one model said: a list per candidate set, scores of the test pairs, seconds per stage.
 
     scored: float32 [P], None if nothing asks for them. rates: whether they are predicted ratings. gap_U: the sum over
-    all items of the squared difference to imputed ratings, None without those.
+    all items with a propensity of the squared difference to imputed ratings, None without those.
     """
 
     lists: Mapping[str, Lists]
@@ -111,7 +111,7 @@ def exam(
         obvious_Vxk=_obvious(wanted, seen, train_count_I, cutoffs[0]),
         group_I=group_I,
         profiles=profiles(training, users, train_count_I, part_I, len(GROUPS)),
-        propensity_I=counterfactual.calibrated(popularity_propensity(train_count_I), len(test), len(users)),
+        propensity_I=_propensities(test, train_count_I, len(users)),
     )
 
 
@@ -133,7 +133,7 @@ def answer(
             scored = rating.predictions(model.score_pairs, asked.test.user, asked.test.item, name=name)
     if rates and imputed is not None:
         with _timed(seconds, "doubly robust"):
-            gap_U = _gap(model, imputed, asked.users, block_users)
+            gap_U = _gap(model, imputed, asked.users, asked.propensity_I > 0, block_users)
     return Answers(lists, scored, rates, gap_U, seconds)
 
 
@@ -173,21 +173,30 @@ def _obvious(wanted: Targets, seen: History, train_count_I: np.ndarray, k: int) 
     return np.concatenate([np.zeros((0, k), np.int32), *(items for items, _ in blocks)])
 
 
-def _gap(model: Recommender, imputed: Recommender, users_U: np.ndarray, block_users: int) -> np.ndarray:
-    """sum_i (score(u, i) - imputed(u, i))^2 of every user, float64 [U], in blocks of users."""
+def _propensities(test: Interactions, train_count_I: np.ndarray, num_users: int) -> np.ndarray:
+    known_I = train_count_I > 0
+    relative_I = np.where(known_I, popularity_propensity(train_count_I), 0.0)
+    return counterfactual.calibrated(relative_I, int(known_I[test.item].sum()), num_users)
+
+
+def _gap(
+    model: Recommender, imputed: Recommender, users_U: np.ndarray, items_I: np.ndarray, block_users: int
+) -> np.ndarray:
+    """sum_i (score(u, i) - imputed(u, i))^2 over these items (bool [I]) of every user, float64 [U], in blocks."""
     found = []
     for start in range(0, len(users_U), block_users):
         rows = np.minimum(np.arange(start, start + block_users), len(users_U) - 1)
         # Read at once: blocks that wait for their turn would all hold their scores.
         found.append(
-            np.asarray(_squared_distance(model.score(users_U[rows]), imputed.score(users_U[rows])), np.float64)
+            np.asarray(_squared_distance(model.score(users_U[rows]), imputed.score(users_U[rows]), items_I), np.float64)
         )
     return np.concatenate(found)[: len(users_U)]
 
 
 @jax.jit
-def _squared_distance(first_BxI: Array, second_BxI: Array) -> jax.Array:
-    return jnp.sum((jnp.asarray(first_BxI, jnp.float32) - jnp.asarray(second_BxI, jnp.float32)) ** 2, axis=1)
+def _squared_distance(first_BxI: Array, second_BxI: Array, items_I: Array) -> jax.Array:
+    away_BxI = jnp.asarray(first_BxI, jnp.float32) - jnp.asarray(second_BxI, jnp.float32)
+    return jnp.sum(jnp.where(jnp.asarray(items_I)[None, :], away_BxI, 0.0) ** 2, axis=1)
 
 
 @contextlib.contextmanager

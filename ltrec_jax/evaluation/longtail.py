@@ -15,7 +15,11 @@ from ltrec_jax.evaluation.significance import UserSums
 
 
 def coverage(items_Vxk: np.ndarray, num_items: int) -> float | None:
-    """Coverage@k = share of the catalogue that stands in at least one list, 0..1."""
+    """Coverage@k = |union of the users' lists of k| / I, the share of the catalogue that stands in a list, 0..1.
+
+    Source: "catalog coverage" of Ge, Delgado-Battenfeld & Jannach, "Beyond accuracy: evaluating recommender systems by
+    coverage and serendipity" (RecSys 2010).
+    """
     exposure_I = _exposure(items_Vxk, num_items)
     return float((exposure_I > 0).mean()) if exposure_I.any() else None
 
@@ -23,7 +27,9 @@ def coverage(items_Vxk: np.ndarray, num_items: int) -> float | None:
 def gini(items_Vxk: np.ndarray, num_items: int) -> float | None:
     """Gini index of exposure over all items: 0 = all shown equally often, (I - 1) / I = one item takes every place.
 
-    G = sum_i (2 i - I - 1) e_(i) / (I sum e), e_(1) <= ... <= e_(I) the number of lists that show an item.
+    G = sum_i (2 i - I - 1) e_(i) / (I sum e), e_(1) <= ... <= e_(I) the number of lists that show an item. Source:
+    Gini, "Variabilita e mutabilita" (1912); of what recommenders show Fleder & Hosanagar, "Blockbuster culture's next
+    rise or fall" (Management Science 2009).
     """
     exposure_I = _exposure(items_Vxk, num_items)
     return popularity.gini(exposure_I) if exposure_I.any() else None
@@ -56,7 +62,11 @@ def novelty(items_Vxk: np.ndarray, train_count_I: np.ndarray) -> UserSums:
 
 
 def efd(items_Vxk: np.ndarray, hits_Vxk: np.ndarray, train_count_I: np.ndarray) -> UserSums:
-    """Expected free discovery: as `novelty`, but only hits count in the numerator (p(rel) = 1 for a target, 0 else)."""
+    """Expected free discovery: EFD = sum_r d_r hit_r (-log2 p(i_r)) / sum_r d_r, averaged over users, in bits.
+
+    As `novelty`, but only hits count in the numerator (p(rel) = 1 for a target, 0 else). Source: Vargas & Castells
+    (2011).
+    """
     return _discounted(items_Vxk, hits_Vxk, _self_information(train_count_I))
 
 

@@ -138,13 +138,15 @@ def _counterfactual_sums(asked: Exam, given: Answers, imputed_P: np.ndarray | No
     found = {f"{name}_snips@{k}": _placed(each, asked.row_V, num_rows) for name, each in weighted.items()}
     if given.scored is not None and given.rates:
         squared_P = rating.errors(given.scored, asked.test.rating) ** 2
-        p_P = asked.propensity_I[asked.test.item]
-        found["rmse_ips"] = counterfactual.ips(squared_P, p_P, asked.row_P, num_rows, asked.num_items, root=True)
+        p_P, items = asked.propensity_I[asked.test.item], int((asked.propensity_I > 0).sum())
+        if not p_P.any():
+            return found
+        found["rmse_ips"] = counterfactual.ips(squared_P, p_P, asked.row_P, num_rows, items, root=True)
         found["rmse_snips"] = counterfactual.snips(squared_P, p_P, asked.row_P, num_rows, root=True)
         if imputed_P is not None and given.gap_U is not None:
             gap_P = rating.errors(given.scored, imputed_P) ** 2
             found["rmse_dr"] = counterfactual.doubly_robust(
-                squared_P, gap_P, given.gap_U, p_P, asked.row_P, asked.num_items, root=True
+                squared_P, gap_P, given.gap_U, p_P, asked.row_P, items, root=True
             )
     return found
 

@@ -37,12 +37,16 @@ def predictions(
 
 
 def rmse(predicted_P: np.ndarray, rating_P: np.ndarray, row_P: np.ndarray, num_rows: int) -> UserSums:
-    """RMSE = sqrt(sum_P (predicted - rating)^2 / P), in rating units; `row_P` says which user row a pair belongs to."""
+    """RMSE = sqrt(sum_P (predicted - rating)^2 / P), in rating units; `row_P` says which user row a pair belongs to.
+
+    Over all pairs, not a mean of users. Source: Herlocker et al., "Evaluating collaborative filtering recommender
+    systems" (ACM TOIS 2004).
+    """
     return UserSums(*_sums(errors(predicted_P, rating_P) ** 2, row_P, num_rows), root=True)
 
 
 def mae(predicted_P: np.ndarray, rating_P: np.ndarray, row_P: np.ndarray, num_rows: int) -> UserSums:
-    """MAE = sum_P |predicted - rating| / P, in rating units."""
+    """MAE = sum_P |predicted - rating| / P, in rating units. Source: as `rmse`."""
     return UserSums(*_sums(np.abs(errors(predicted_P, rating_P)), row_P, num_rows))
 
 

@@ -57,6 +57,7 @@ def evaluate(
     imputed_by: str | None = None,
     item_vectors: np.ndarray | None = None,
     dials: Mapping[str, Mapping[float, Recommender]] | None = None,
+    told: Mapping[str, str] | None = None,
 ) -> Report:
     """Score the models on the split's test part, overall and per group, with 95% intervals, and compare them.
 
@@ -75,6 +76,7 @@ def evaluate(
     time that scoring took. `imputed_by` names the model whose ratings the doubly robust estimate imputes;
     `item_vectors` [I, E], such as text vectors, are what intra-list diversity is measured in; `dials` (model -> place
     -> the model turned to it) gives the curve of tail against warm accuracy. Without them these figures have no value.
+    `told`: further lines of `protocol`, about choices that were made outside.
     No data gives value None and n 0, never NaN. An empty test part is a `UserError`.
     """
     _check(models, split, groups, train_counts, primary, ks, imputed_by, item_vectors)
@@ -106,7 +108,7 @@ def evaluate(
         },
         comparisons=_comparisons(sample, primary, list(models), parts, headlines),
         groups={name: _size(np.asarray(mask, bool), train_counts) for name, mask in groups.items()},
-        protocol=_protocol(asked, split, headlines, seed, imputed_by),
+        protocol=_protocol(asked, split, headlines, seed, imputed_by) | dict(told or {}),
         dials={
             name: dial.curve(places, asked, parts, block_users=block_users, name=name)
             for name, places in (dials or {}).items()
@@ -210,7 +212,8 @@ def _protocol(
         "targets_left_out_as_seen": asked.wanted.repeats,
         "items": asked.num_items,
         "training_events": len(split.train_rows),
-        "propensity": "power of the training count (Yang et al. 2018), floored at 1/1000 of the largest",
+        "propensity": "power of the training count (Yang et al. 2018), floored at 1/1000 of the largest; estimates by "
+        "propensity (IPS, SNIPS, doubly robust) leave items without training events out",
         "effective_pairs": round(counterfactual.effective_size(asked.propensity_I[asked.test.item]), 1),
         "imputed_by": imputed_by,
         "resamples": significance.RESAMPLES,

@@ -54,8 +54,9 @@ class PopularityBin:
 class ModelResult:
     """All figures of one model; the fields are the keys in `report.json`.
 
-    `overall` and each of `groups` (items; also "cold among cold" and its like, and "sum") and `users` (by activity and
-    by taste): metric -> estimate. `popularity`: error by training count. `catalogue`: figures about the lists.
+    `overall` and each of `groups` (items; also "cold among cold" and its like, and "sum") and `users` (cold
+    ones, by activity, by taste): metric -> estimate. `popularity`: error by training count. `catalogue`: figures about
+    the lists.
     """
 
     overall: Estimates

@@ -15,7 +15,8 @@ from ltrec_jax.evaluation.results import AMONG, GROUP, OVERALL
 USERS, POPULARITY = "users", "popularity"
 ACTIVITY = ("quiet", "medium", "active")
 TASTE = ("niche", "mixed", "mainstream")
-USER_GROUPS = ACTIVITY + TASTE
+COLD_USERS = "cold users"
+USER_GROUPS = (COLD_USERS, *ACTIVITY, *TASTE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Slice:
 def slices(asked: Exam, groups: Mapping[str, np.ndarray]) -> list[Slice]:
     """Overall, item groups (among all items, among warm or cold ones), groups of users, items by training count.
 
-    Users are grouped by their training events, and by the mean training count of the items they had.
+    Users without training events are the cold users; the others are grouped by their training events, and by the mean
+    training count of the items they had.
     """
     all_I, all_U = np.ones(asked.num_items, bool), np.ones(len(asked.users), bool)
     found = [Slice(OVERALL, OVERALL, all_I, all_U)]
@@ -44,8 +46,13 @@ def slices(asked: Exam, groups: Mapping[str, np.ndarray]) -> list[Slice]:
             for name, mask_I in inside.items()
             if (candidates == "warm" or name == candidates) and mask_I[asked.wanted.item_N].any()
         ]
+    known_U = asked.profiles.events_V > 0
+    found.append(Slice(USERS, COLD_USERS, all_I, ~known_U))
     for names, value_U in ((ACTIVITY, asked.profiles.events_V), (TASTE, asked.profiles.popularity_V)):
-        found += [Slice(USERS, name, all_I, mask) for name, mask in thirds(value_U, names).items()]
+        for name, mask in thirds(value_U[known_U], names).items():
+            users_U = np.zeros(len(known_U), bool)
+            users_U[known_U] = mask
+            found.append(Slice(USERS, name, all_I, users_U))
     for first, last in popularity_bins(asked.train_count_I):
         inside_I = (asked.train_count_I >= first) & (asked.train_count_I <= last)
         found.append(Slice(POPULARITY, f"{first}-{last}", inside_I, all_U))
@@ -53,10 +60,14 @@ def slices(asked: Exam, groups: Mapping[str, np.ndarray]) -> list[Slice]:
 
 
 def thirds(value_U: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Equal parts of the users by a value, lowest first, ties by position: one mask bool [U] for each name."""
-    rank_U = np.empty(len(value_U), np.int64)
-    rank_U[np.argsort(value_U, kind="stable")] = np.arange(len(value_U))
-    part_U = rank_U * len(names) // max(len(value_U), 1)
+    """Parts of the users by a value, lowest first, as equal as ties allow: one mask bool [U] for each name.
+
+    Users of one value stay together, in the part in which the middle of their places lies: all equal are all in the
+    middle part, and a part may be empty.
+    """
+    sorted_U = np.sort(value_U)
+    below_U, up_to_U = np.searchsorted(sorted_U, value_U), np.searchsorted(sorted_U, value_U, "right")
+    part_U = (below_U + up_to_U) * len(names) // max(2 * len(value_U), 1)
     return {name: part_U == position for position, name in enumerate(names)}
 
 

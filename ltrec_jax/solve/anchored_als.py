@@ -82,7 +82,8 @@ def solve(
     shape = {"width": width, "shortest": _SHORTEST, "spread": spread}
     users = _Side(
         row_solve.make_blocks(user_N, place_I[item_N], weight_N, num_users, **shape),
-        jnp.asarray(l2 * (counts_U + a0 * len(warm)), dtype),
+        # Without events a row is 0 under any ridge but 0, which it would have where a0 = 0.
+        jnp.asarray(np.where(counts_U > 0, l2 * (counts_U + a0 * len(warm)), 1.0), dtype),
         None,
     )
     items = _Side(

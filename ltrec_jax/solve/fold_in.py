@@ -111,6 +111,8 @@ def fold_in(
     solved by Woodbury's identity in the precision's eigenbasis (M^2 D' + D'^2), more by Cholesky. A singular left side
     is a `UserError`.
     """
+    if len(items_M) == 0:
+        return np.array(prior.mean, np.float64)
     weight_M = scale * np.asarray(prior.weight_I, np.float64)[items_M]
     ridge = len(items_M) * prior.ridge
     right = prior.precision @ prior.mean + design_MxD.T @ (weight_M * target_M)
@@ -131,10 +133,17 @@ def start(prior: UserPrior, ridge_events: int = 0) -> UserRow:
     """The row of a user without events, to be given them one by one with `observe`.
 
     A whole-data prior's ridge grows with each event, which is no rank-one change: it is fixed here at that of
-    `ridge_events` events, and the row equals `fold_in` when it has taken so many.
+    `ridge_events` events, and the row equals `fold_in` when it has taken so many. A prior that determines nothing (no
+    ridge, and no weight of unobserved pairs) is a `UserError`.
     """
     left = prior.precision + ridge_events * prior.ridge * np.eye(len(prior.mean))
-    inverse = scipy.linalg.inv(left)
+    try:
+        inverse = scipy.linalg.inv(left)
+    except np.linalg.LinAlgError as error:
+        raise UserError(
+            "The new user's equations are singular: the model was trained without a penalty, or without weight of "
+            "unobserved pairs and is asked about a user without events."
+        ) from error
     return UserRow(inverse @ (prior.precision @ prior.mean), inverse)
 
 

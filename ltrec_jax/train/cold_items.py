@@ -16,6 +16,7 @@ from ltrec_jax import processes
 from ltrec_jax.config import Config, DataConfig, EncoderSection, TrainConfig
 from ltrec_jax.data import splits
 from ltrec_jax.data.dataset import Dataset, Interactions
+from ltrec_jax.data.likes import positive_rating
 from ltrec_jax.data.popularity import popularity
 from ltrec_jax.evaluation import report
 from ltrec_jax.evaluation.results import Report
@@ -60,7 +61,7 @@ def compare(dataset: Dataset, original: str, run: Path, config: PretrainConfig) 
         counts.counts,
         primary=PRETRAINED,
         ks=(10,),
-        positive_rating=dataset.info.get("positive_rating") or 0.0,
+        positive_rating=positive_rating(dataset),
         seed=config.seed,
     )
     return {

@@ -16,6 +16,7 @@ from ltrec_jax.config import Config
 from ltrec_jax.data import columns
 from ltrec_jax.data.dataset import Split
 from ltrec_jax.data.history import history
+from ltrec_jax.data.likes import positive_rating
 from ltrec_jax.errors import UserError
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.model.words import Words
@@ -151,7 +152,7 @@ def _bundle(
                 "truncated": problem.tokens.truncated,
             },
             "scale": scale,
-            "positive_rating": dataset.info.get("positive_rating", scale[1]),
+            "positive_rating": positive_rating(dataset),
         },
         vectors=vectors,
         text_vectors=text_vectors.astype(np.float16),

@@ -8,6 +8,7 @@ import numpy as np
 from ltrec_jax import parallel, processes, storage
 from ltrec_jax.config import Config
 from ltrec_jax.data.dataset import Dataset, Interactions, Split
+from ltrec_jax.data.likes import positive_rating
 from ltrec_jax.data.popularity import Popularity, popularity
 from ltrec_jax.encoder import catalogue
 from ltrec_jax.encoder.weights import Encoder, load_encoder
@@ -56,10 +57,8 @@ class Problem:
 
     @property
     def positive_rating(self) -> float:
-        """Ratings from here on are likes: the configuration's, the dataset's, or the highest of the scale."""
-        info = self.dataset.info
-        known = self.config.evaluation.positive_rating or info.get("positive_rating")
-        return float(known or (info.get("scale") or [0, self.split.train.rating.max()])[1])
+        """Ratings from here on are likes (`data.likes`)."""
+        return positive_rating(self.dataset, self.config.evaluation.positive_rating)
 
     @property
     def learnt_rows(self) -> np.ndarray:

@@ -12,6 +12,7 @@ from ltrec_jax.baselines import registry
 from ltrec_jax.baselines.item_texts import ItemTexts, item_texts
 from ltrec_jax.config import Config
 from ltrec_jax.data.dataset import Split
+from ltrec_jax.data.likes import positive_rating
 from ltrec_jax.evaluation.results import SUM
 from ltrec_jax.tuning.candidates import Candidate, candidates
 from ltrec_jax.tuning.judge import CUTOFF, OVERALL, RANKED, RMSE, judge
@@ -39,7 +40,7 @@ def tune(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    positive = config.evaluation.positive_rating or split.dataset.info.get("positive_rating") or 0.0
+    positive = positive_rating(split.dataset, config.evaluation.positive_rating)
     judged = judge(split, positive)
     wanted = candidates(models, split, config, positive, texts or item_texts(split.dataset, config))
     about = {

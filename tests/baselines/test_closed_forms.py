@@ -82,6 +82,18 @@ def test_the_map_of_cold_items_is_the_ridge_regression(train):
     np.testing.assert_allclose(q[2], expected, rtol=1e-3, atol=1e-5)
 
 
+def test_equations_that_are_singular_are_told_with_the_setting(train):
+    """More items than users, and no penalty that float32 could see; fewer liked items than dimensions of a text."""
+    with pytest.raises(UserError, match=r"EASE are singular\. Raise its l2"):
+        ease.fit(
+            dataclasses.replace(train, events=train.events.take(train.events.user < 3)), ease.EaseSettings(l2=1e-30)
+        )
+    few = dataclasses.replace(train, events=train.events.take(train.events.item < 2))
+    with pytest.raises(UserError, match=r"Raise baselines\.ials\.map_l2"):
+        ials.fit(few, ials.IalsSettings(width=4, alternations=1, map_l2=0.0))
+    assert np.isfinite(ials.fit(few, ials.IalsSettings(width=4, alternations=1, map_l2=1e-2)).item_vectors).all()
+
+
 def test_pairs_are_read_from_blocks_of_rows():
     table = np.random.default_rng(0).random((700, 5)).astype(np.float32)
     users, items = np.random.default_rng(1).integers(0, [700, 5], (2000, 2)).T
@@ -89,6 +101,32 @@ def test_pairs_are_read_from_blocks_of_rows():
     np.testing.assert_array_equal(found, table[users, items])
     with pytest.raises(ValueError, match="shapes"):
         scoring.pairs_by_rows(lambda users_B: table[users_B], users, items[:3])
+
+
+def test_items_that_nobody_likes_are_ordered_for_newcomers_by_what_the_others_score(monkeypatch):
+    """Users 0..3 like item 0, two of them item 1, nobody items 2, 3 and 4; user 4 likes nothing."""
+    likes = scipy.sparse.csr_matrix(np.float32([[1, 1, 0, 0, 0]] * 2 + [[1, 0, 0, 0, 0]] * 2 + [[0, 0, 0, 0, 0]]))
+    table = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
+    model = scoring.PopularToNewcomers(TableModel(table), likes)
+    found = np.asarray(model.score(np.arange(5)))
+    np.testing.assert_array_equal(found[:4], table[:4])
+    np.testing.assert_allclose(found[4, :2], np.log([5, 3]), rtol=1e-6)
+    mean = table[:4].mean(axis=0)[2:]
+    np.testing.assert_allclose(found[4, 2:], mean - mean.max(), rtol=1e-5)
+    monkeypatch.setattr(scoring, "_MOST_ASKED", 2)
+    mean = table[[0, 2]].mean(axis=0)[2:]
+    again = scoring.PopularToNewcomers(TableModel(table), likes)
+    np.testing.assert_allclose(np.asarray(again.score(np.array([4])))[0, 2:], mean - mean.max(), rtol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableModel:
+    """Scores read from a table."""
+
+    table: np.ndarray
+
+    def score(self, users):
+        return self.table[users]
 
 
 def test_likes_count_once_and_from_the_positive_rating_on():

@@ -75,7 +75,7 @@ def test_calibrated_propensities_expect_as_many_events_as_there_are():
     assert p_I.sum() * 20 == pytest.approx(16)
     assert p_I[0] / p_I[2] == pytest.approx(10)
     assert counterfactual.calibrated(np.array([1.0, 0.01]), events=99, users=50).max() == 1.0
-    assert counterfactual.calibrated(np.zeros(2), events=3, users=2).tolist() == [1.0, 1.0]
+    assert counterfactual.calibrated(np.zeros(2), events=3, users=2).tolist() == [0.0, 0.0]
 
 
 def test_weighted_recall_and_dcg_by_hand():
@@ -86,3 +86,7 @@ def test_weighted_recall_and_dcg_by_hand():
     assert found["recall"].total_U.tolist() == pytest.approx([10 / (4 + 10), 1.0])
     assert found["dcg"].total_U.tolist() == pytest.approx([10 / math.log2(3) / (4 + 10), 1.0])
     assert found["recall"].count_U.tolist() == [1.0, 1.0]
+    # Without a propensity of item 2 its hit is nothing, without one of item 0 the second user has no target left.
+    found = counterfactual.ranking(lists, wanted, np.array([0.0, 0.25, 0.0, 1.0]), 2)
+    assert found["recall"].total_U.tolist() == [0.0, 0.0]
+    assert found["recall"].count_U.tolist() == [1.0, 0.0]

@@ -90,7 +90,7 @@ def test_groups_that_part_the_catalogue_add_up(world):
     assert sum(one.n * one.value**2 for one in bins) == pytest.approx(overall.n * overall.value**2)
     thirds = {name: metrics["rmse"] for name, metrics in found.models["ours"].users.items()}
     for names in (slices.ACTIVITY, slices.TASTE):
-        assert sum(thirds[name].n for name in names) == overall.n
+        assert sum(thirds[name].n for name in (slices.COLD_USERS, *names)) == overall.n
 
 
 def test_renaming_users_changes_no_value(world, new_world):
@@ -103,7 +103,8 @@ def test_renaming_users_changes_no_value(world, new_world):
     table[order] = model.table
     one = evaluate(world, {"ours": model}).models["ours"]
     two = evaluate(renamed, {"ours": world.model(table)}).models["ours"]
-    for first, second in ((one.overall, two.overall), (one.catalogue, two.catalogue)):
+    same = [(one.overall, two.overall), (one.catalogue, two.catalogue)]
+    for first, second in [*same, *((one.users[name], two.users[name]) for name in one.users)]:
         for metric, found in first.items():
             assert second[metric].value == pytest.approx(found.value), metric
 
@@ -267,6 +268,39 @@ def test_thirds_of_users_by_activity():
     }
 
 
+@pytest.mark.parametrize(
+    ("values", "sizes"),
+    [
+        ([4] * 6, (0, 6, 0)),
+        ([1, 1, 1, 9, 9, 9], (3, 0, 3)),
+        ([2, 7, 7, 7, 7, 7], (1, 5, 0)),
+        ([3, 3], (0, 2, 0)),
+        ([], (0,) * 3),
+    ],
+)
+def test_users_of_equal_value_stay_together(values, sizes):
+    thirds = slices.thirds(np.array(values, float), slices.ACTIVITY)
+    assert tuple(mask.sum() for mask in thirds.values()) == sizes
+    assert np.sum(list(thirds.values()), axis=0).tolist() == [1] * len(values)
+    for value in set(values):
+        assert sum(mask[np.array(values) == value].any() for mask in thirds.values()) == 1
+
+
+def test_cold_users_are_a_group_and_have_neither_activity_nor_taste(new_world):
+    """Users 0..5 have no training event, 6..11 have two each: a figure for the one kind, and one for the other."""
+    user = np.r_[np.arange(6), np.repeat(np.arange(6, 12), 3)]
+    item = np.r_[np.arange(6), np.tile([10, 11, 12], 6)]
+    test = np.r_[np.arange(6), np.arange(8, 24, 3)]
+    world = new_world(user, item, np.full(len(user), 5.0), test)
+    table = np.full((14, 20), 5.0)
+    table[:6] -= 2.0
+    found = evaluate(world, {"ours": world.model(table)}).models["ours"].users
+    assert found["cold users"]["rmse"].value == 2.0
+    assert found["cold users"]["rmse"].n == 6
+    assert found["medium"]["rmse"].value == found["mixed"]["rmse"].value == 0.0
+    assert {name for name, metrics in found.items() if metrics["rmse"].n} == {"cold users", "medium", "mixed"}
+
+
 def test_lists_among_cold_items_rank_cold_items_alone(world):
     model = world.random_model()
     found = evaluate(world, {"ours": model}, ks=(2,)).models["ours"].groups["cold among cold"]["recall@2"]
@@ -315,13 +349,35 @@ def test_weighted_figures_of_the_report(world):
     found = evaluate(world, models, imputed_by="perfect")
     perfect, ours = (found.models[name].overall for name in ("perfect", "ours"))
     assert perfect["rmse_ips"].value == perfect["rmse_snips"].value == perfect["rmse_dr"].value == 0.0
-    # Where the imputed ratings meet the observed ones, the estimate is the distance to them over all pairs.
+    # Where the imputed ratings meet the observed ones, the estimate is the distance to them over all pairs with items
+    # that have training events.
     users = np.unique(world.split.test.user)
-    gap = models["ours"].table[users] - truth[users]
+    gap = (models["ours"].table[users] - truth[users])[:, world.groups["warm"]]
     assert ours["rmse_dr"].value == pytest.approx(math.sqrt(np.mean(gap**2)), rel=1e-5)
-    assert ours["rmse_snips"].n == len(users)
+    warm = world.groups["warm"][world.split.test.item]
+    assert ours["rmse_snips"].n == len(np.unique(world.split.test.user[warm])) < len(users)
     assert 0 < found.protocol["effective_pairs"] <= len(world.split.test)
     assert evaluate(world, models).models["ours"].overall["rmse_dr"] == NOTHING
+
+
+def test_what_was_never_seen_has_no_propensity_and_no_weight(world, new_world):
+    """Other ratings and other ranks of cold items change no estimate by propensity; a test of cold items has none."""
+    test, cold = world.split.test, world.groups["cold"]
+    model, weighted = world.random_model(), ("rmse_ips", "rmse_snips", "rmse_dr", "recall_snips@2", "dcg_snips@2")
+    table = model.table + np.where(cold, -9.0, 0.0)[None, :]
+    low = evaluate(world, {"ours": world.model(table), "other": model}, imputed_by="other", ks=(2,)).models["ours"]
+    lower = evaluate(world, {"ours": world.model(table - 3.0 * cold), "other": model}, imputed_by="other", ks=(2,))
+    for name in weighted:
+        assert low.overall[name].value == pytest.approx(lower.models["ours"].overall[name].value), name
+        assert low.overall[name].n > 0
+    assert low.overall["rmse"].value < lower.models["ours"].overall["rmse"].value
+    events, rows = world.split.dataset.interactions, np.arange(len(world.split.dataset.interactions))
+    only_cold = new_world(events.user, events.item, events.rating, rows[cold[events.item]])
+    found = evaluate(only_cold, {"ours": model, "other": model}, imputed_by="other", ks=(2,))
+    assert cold[only_cold.split.test.item].all()
+    assert len(test) > len(only_cold.split.test) > 5
+    assert {found.models["ours"].overall[name] for name in weighted} == {NOTHING}
+    assert found.protocol["effective_pairs"] == 0.0
 
 
 def test_ratings_are_imputed_by_a_model_that_has_some(world):

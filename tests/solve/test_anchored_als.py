@@ -81,10 +81,53 @@ def test_users_stand_at_their_minimum(world, solved):
     np.testing.assert_allclose(gradient, 0, atol=1e-9)
 
 
+def test_items_stand_at_their_minimum(world, solved):
+    """The gradient with respect to item vectors after the first half for items, anchor included, by hand.
+
+    The users they were solved for are those of the first half: solved at the anchors, here once more by hand.
+    """
+    user, item, _ = world
+    anchor = solved[1]
+    with jax.enable_x64(True):
+        settings = dataclasses.replace(SETTINGS, alternations=1)
+        q = anchored_als.solve(
+            user, item, anchor, num_users=USERS, settings=settings, spread=parallel.choose("jit")
+        ).item_vectors
+    warm = np.bincount(item, minlength=ITEMS) > 0
+    a0, l2, width = SETTINGS.unobserved_weight, SETTINGS.l2, anchor.shape[1]
+    p = np.zeros((USERS, width))
+    for someone in np.unique(user):
+        mine = user == someone
+        x, w = anchor[item[mine]], weights(world)[mine]
+        ridge = l2 * (mine.sum() + a0 * warm.sum())
+        left = a0 * anchor[warm].T @ anchor[warm] + (x * w[:, None]).T @ x + ridge * np.eye(width)
+        p[someone] = np.linalg.solve(left, w @ x)
+    active, counts = np.bincount(user, minlength=USERS) > 0, np.bincount(item, minlength=ITEMS)
+    to_anchor = (l2 * (counts + a0 * active.sum()))[:, None] * (q - anchor)
+    gradient = a0 * q @ (p.T @ p) + to_anchor
+    error = weights(world) * ((p[user] * q[item]).sum(1) - 1)
+    np.add.at(gradient, item, error[:, None] * p[user])
+    np.testing.assert_allclose(gradient[warm], 0, atol=1e-9)
+    assert np.abs(to_anchor[warm]).max(axis=1).min() > 1e-3
+
+
 def test_a_never_seen_item_is_its_text_and_a_silent_user_is_zero(solved):
     result, anchor = solved
     np.testing.assert_array_equal(result.item_vectors[28:], anchor[28:])
     np.testing.assert_allclose(result.user_vectors[5], 0)
+
+
+@pytest.mark.parametrize("width", [40, pytest.param(6, marks=pytest.mark.slow)])
+def test_without_weight_on_unobserved_pairs_a_silent_user_is_still_zero(world, width):
+    """By Cholesky and by Woodbury: the penalty of that user is l2 times no event, which determines nothing."""
+    user, item, anchor = world
+    settings = dataclasses.replace(SETTINGS, unobserved_weight=0.0, l2=0.03, alternations=1)
+    wide = np.pad(anchor, ((0, 0), (0, width - WIDTH))).astype(np.float32)
+    found = anchored_als.solve(user, item, wide, num_users=USERS, settings=settings, spread=parallel.choose("jit"))
+    assert np.isfinite(found.user_vectors).all()
+    np.testing.assert_array_equal(found.user_vectors[5], 0)
+    assert all(np.isfinite(found.objective))
+    assert np.abs(np.delete(found.user_vectors, 5, axis=0)).max(axis=1).min() > 0
 
 
 def test_float32_on_several_devices_agrees_and_repeats(world):

@@ -1,5 +1,7 @@
 """Variational Bayes and Gibbs: the bound rises, posteriors are those of Bayes' rule, synthetic truth is found again."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -16,18 +18,29 @@ SMALL = BayesConfig(factors=WIDTH, iterations=20, gibbs_factors=WIDTH, sweeps=30
 
 
 @pytest.fixture(scope="module")
-def world():
-    """Ratings from the model itself: noise 0.3, item rows near W x; the last user and the last item have none."""
+def drawn():
+    """Ratings from the model itself: noise 0.3, item rows near W x; the last user and the last item have none.
+
+    Also the rows they come from, user rows, item rows, and both W.
+    """
     rng = np.random.default_rng(0)
     x, z = rng.normal(size=(ITEMS, 2)), rng.normal(size=(USERS, 2))
     items = assemble({"text": x}, np.arange(ITEMS) < ITEMS - 1)
     users = assemble({"age": z}, np.arange(USERS) < USERS - 1)
-    q = items.columns @ rng.normal(size=(3, WIDTH + 1)) * 0.6 + 0.2 * rng.normal(size=(ITEMS, WIDTH + 1))
-    p = users.columns @ rng.normal(size=(3, WIDTH + 1)) * 0.6 + 0.2 * rng.normal(size=(USERS, WIDTH + 1))
+    item_map = 0.6 * rng.normal(size=(3, WIDTH + 1))
+    q = items.columns @ item_map + 0.2 * rng.normal(size=(ITEMS, WIDTH + 1))
+    user_map = 0.6 * rng.normal(size=(3, WIDTH + 1))
+    p = users.columns @ user_map + 0.2 * rng.normal(size=(USERS, WIDTH + 1))
     truth = 3.5 + p[:, :1] + q[:, 0] + p[:, 1:] @ q[:, 1:].T
     user, item = np.nonzero(rng.random((USERS - 1, ITEMS - 1)) < 0.6)
     rating = truth[user, item] + 0.3 * rng.normal(size=len(user))
-    return user, item, rating.astype(np.float32), users, items, truth
+    return (user, item, rating.astype(np.float32), users, items, truth), (p, q, user_map, item_map)
+
+
+@pytest.fixture(scope="module")
+def world(drawn):
+    """User, item and rating of the events, side information of both, the true score of every pair."""
+    return drawn[0]
 
 
 def in_float64(side):
@@ -99,6 +112,57 @@ def test_synthetic_truth_is_found_again(method, world, request):
     assert 1 / np.sqrt(model.alpha) == pytest.approx(0.3, rel=0.35)
 
 
+@pytest.mark.parametrize("method", ["exact", pytest.param("sampled", marks=pytest.mark.slow)])
+def test_the_maps_of_features_are_found_again(method, drawn, request):
+    """W by what it does, since factors may turn: how far one step of a feature moves each score of the other side.
+
+    A user's W is seen through 59 rows that lie 0.2 (and an error of 0.3 / sqrt(23 ratings)) around it: 0.03 an entry,
+    0.04 in a slope over an item of length 1; that item's own vector is known to 0.3 / sqrt(35 ratings), which W of 0.6
+    an entry carries into another 0.05. For an item's W 39 rows: 0.04, 0.05, and 0.06. So 0.08 altogether; twice that is
+    allowed, and half of what the slopes are.
+    """
+    model = request.getfixturevalue(method)
+    p, q, user_map, item_map = drawn[1]
+    v = model.vectors
+    sides = {
+        "users": (user_map, q, model.user_map, v.item_vectors, ITEMS),
+        "items": (item_map, p, model.item_map, v.user_vectors, USERS),
+    }
+    for name, (true_map, true_rows, found_map, found_rows, number) in sides.items():
+        true = true_map[1:, :1] + true_map[1:, 1:] @ true_rows[: number - 1, 1:].T
+        found = found_map[1:, :1] + found_map[1:, 1:] @ found_rows[: number - 1].T
+        assert np.sqrt((true**2).mean()) > 2 * 0.16, name
+        assert np.sqrt(((found - true) ** 2).mean()) < 0.16, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", [bayes.fit_vb, bayes.fit_gibbs])
+def test_the_noise_of_users_and_items_is_found_again(fit, world):
+    """Every other user and every other item with three times the noise; a and g against their posterior mean at the
+    truth, (shape + n / 2) / (shape + alpha sum g sigma^2 / 2).
+
+    One of them has a relative deviation of 1 / sqrt(shape + n / 2), at most 0.3 (23 ratings), the mean of a half of
+    the users or items a fifth of that; 0.25 is four times as much.
+    """
+    user, item, _, users, items, truth = world
+    sd = 0.2 * np.outer(1 + 2 * (np.arange(USERS) % 2), 1 + 2 * (np.arange(ITEMS) % 2))
+    rating = truth[user, item] + (sd * np.random.default_rng(1).normal(size=sd.shape))[user, item]
+    model = fit(user, item, rating.astype(np.float32), users, items, settings=SMALL, spread=ONE)
+    sides = {
+        "users": (user, item, model.user_noise, model.item_noise, SMALL.user_noise),
+        "items": (item, user, model.item_noise, model.user_noise, SMALL.item_noise),
+    }
+    for name, (mine, others, found, other_noise, shape) in sides.items():
+        half = 0.5 * np.bincount(mine, minlength=len(found))
+        weighted = model.alpha * other_noise[others] * sd[user, item] ** 2
+        wanted = (shape + half) / (shape + 0.5 * np.bincount(mine, weights=weighted, minlength=len(found)))
+        off = np.log(found / wanted)[half > 0]
+        loud = (np.arange(len(found)) % 2 == 1)[half > 0]
+        assert abs(off[loud].mean()) < 0.25, name
+        assert abs(off[~loud].mean()) < 0.25, name
+        assert np.log(wanted[half > 0][~loud].mean() / wanted[half > 0][loud].mean()) > 1.0, name
+
+
 @pytest.mark.slow
 def test_equal_keys_give_equal_models(sampled, world):
     user, item, rating, users, items, _ = world
@@ -132,6 +196,18 @@ def test_ratings_that_are_none_or_not_finite_are_refused(world):
         bayes.fit_vb(none, none, np.zeros(0), users, items, spread=ONE)
     with pytest.raises(UserError, match="number 1 is not"):
         bayes.fit_vb(np.array([0, 1]), np.array([0, 1]), np.array([1, np.nan]), users, items, spread=ONE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fit", [bayes.fit_vb, bayes.fit_gibbs])
+def test_singular_equations_are_told(fit, world):
+    """Two equal columns, so long that float32 loses the penalty beside their squares: all powers of two, so exactly."""
+    user, item, rating, users, items, _ = world
+    column = np.r_[np.float32(2.0**40) * np.float32([1, -1, 1, -1]), np.zeros(USERS - 4, np.float32)]
+    equal = dataclasses.replace(users, columns=np.stack([users.columns[:, 0], column, column], axis=1))
+    few = BayesConfig(factors=WIDTH, iterations=1, gibbs_factors=WIDTH, sweeps=2, burn_in=1)
+    with pytest.raises(UserError, match=r"users are singular.*column of the side information"):
+        fit(user, item, rating, equal, items, settings=few, spread=ONE)
 
 
 @pytest.mark.slow

@@ -84,6 +84,22 @@ def test_kernel_ridge_refuses_what_does_not_fit(items, monkeypatch):
         cold_start.kernel_ridge_residuals(cold, warm, residual, counts, l2=1.0)
 
 
+@pytest.mark.parametrize("cold", ["ridge", "text_map", "kernel_ridge"])
+def test_without_a_penalty_too_few_or_equal_texts_are_told_with_the_setting(items, cold):
+    """Two warm items in four dimensions; three of one text: neither a ridge nor a kernel ridge has one solution."""
+    z = np.concatenate([items[0], items[1][[0, 0, 1]]])
+    counts = np.array([0, 0, 0, 3, 2, 9])
+    anchors = anchored_model.Anchors(np.zeros(4), z, 0.4 * np.eye(4))
+    vectors = 0.4 * z + np.arange(24).reshape(6, 4)
+    with pytest.raises(UserError, match=r"whole_data\.cold_l2 = 0.*Raise whole_data\.cold_l2"):
+        anchored_model.with_cold_items(anchors, vectors, counts, WholeDataConfig(cold=cold, cold_l2=0.0))
+    found, projection = anchored_model.with_cold_items(
+        anchors, vectors, counts, WholeDataConfig(cold=cold, cold_l2=1e-3)
+    )
+    assert np.isfinite(found).all()
+    assert np.isfinite(projection).all()
+
+
 def test_dials_scale_warm_by_count_and_cold_by_gain():
     vectors = np.ones((3, 2), np.float32)
     found = cold_start.dialled(vectors, np.array([0, 1, 16]), tail_power=0.25, cold_gain=1.5)

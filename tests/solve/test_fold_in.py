@@ -123,3 +123,7 @@ def test_bad_input(explicit):
     design, target = fold_in.events(free, np.array([1]), None, 0.0, vectors, biases)
     with pytest.raises(UserError, match="singular"):
         fold_in.fold_in(free, np.array([1]), design, target)
+    with pytest.raises(UserError, match="singular"):
+        fold_in.start(free)
+    none = np.zeros(0, int)
+    np.testing.assert_array_equal(fold_in.fold_in(free, none, design[:0], target[:0]), np.zeros(4))
