@@ -81,6 +81,17 @@ class Problem:
         gate = popularity_gate(counts.counts, self.config.model.gate_count)
         return dataclasses.replace(self, split=split, popularity=counts, gate_I=gate)
 
+    def under(self, config: Config) -> "Problem":
+        """The same rows and texts with other settings of model, solves and training.
+
+        What texts are read from and by (`data`, `encoder`) must be the same: `ValueError`.
+        """
+        if (config.data, config.encoder) != (self.config.data, self.config.encoder):
+            raise ValueError("other data or another encoder are another problem")
+        lexical, words_IxR = _words(self.tokens, self.encoder, config, dry=self.dry)
+        gate_I = popularity_gate(self.popularity.counts, config.model.gate_count)
+        return dataclasses.replace(self, config=config, gate_I=gate_I, lexical=lexical, words_IxR=words_IxR)
+
     def hidden_states(self) -> HiddenStates | None:
         """What leaves the frozen layers, from the cache; None without any, with dropout in them, or unasked."""
         train, encoder = self.config.train, self.encoder
