@@ -143,7 +143,7 @@ class WholeDataConfig:
     alternations: Annotated[int, Doc("times that users, then items, are solved")] = 6
     cold: Annotated[ColdItems, Doc("where a never-seen item's vector comes from: see solve.cold_start")] = "text_map"
     cold_l2: Annotated[float, Doc("lambda of that ridge or map")] = 100.0
-    cold_gain: Annotated[float, Doc("gamma: cold vectors times this; above 1, lists show more new items")] = 1.0
+    cold_gain: Annotated[float, Doc("gamma: cold vectors times this; a request can turn it further")] = 1.0
     lexical_share: Annotated[
         float, Doc("a: cosines of texts are (1 - a) the encoder's + a that of their words (TF-IDF); 0: no words")
     ] = 0.0

@@ -22,6 +22,7 @@ from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.serve.index import Index, exact_index
 from ltrec_jax.serve.placing import Placed, anchors
 from ltrec_jax.serve.spaces import Rows, Space, unit
+from ltrec_jax.solve import cold_start
 
 NEW = "new"
 """The group of an item without training interactions."""
@@ -124,6 +125,12 @@ class LiveItems:
     def counts(self, numbers: Iterable[int]) -> np.ndarray:
         """Training interactions, int64 [N]."""
         return np.array([self.count(int(number)) for number in numbers], np.int64)
+
+    def dial_factors(self, numbers: int, tail: float, cold_gain: float) -> np.ndarray:
+        """`cold_start.dial_factors` of the items 0 .. numbers - 1, float32."""
+        later = [count for _, count, _ in self._later[: numbers - self._bundle.num_items]]
+        counts = np.concatenate([self._bundle.counts, np.array(later, np.int64)])
+        return cold_start.dial_factors(counts, tail_power=tail, cold_gain=cold_gain)
 
     def group(self, number: int) -> str:
         """head, mid, tail, or new for an item without training interactions."""
