@@ -148,7 +148,8 @@ class LiveItems:
             return known_NxD[:, 1:], known_NxD[:, 0]
         anchor_NxD, bias_N = anchors(bundle.head, bundle.text_vectors[at])
         if bundle.words is not None:
-            anchor_NxD = anchor_NxD + bundle.words.of_items(at)
+            more_NxD, more_N = bundle.words.of_items(at)
+            anchor_NxD, bias_N = anchor_NxD + more_NxD, bias_N + more_N
         known_NxD = self._anchors.array[numbers[late] - bundle.num_items]
         anchor_NxD[late], bias_N[late] = known_NxD[:, 1:], known_NxD[:, 0]
         return anchor_NxD, bias_N

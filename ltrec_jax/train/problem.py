@@ -32,7 +32,7 @@ class Problem:
 
     `profiles_UxE`: the same of the user texts (`data.user_template`), None without; no phase changes them.
     `lexical` and `words_IxR`: the channel of words, fitted on all item texts as the centre of their vectors is, and
-    theirs; None without `whole_data.lexical_share`.
+    theirs; None without a `lexical_share` of the solve.
     `dry`: nothing is encoded or fitted; those vectors and hidden states are zeros that take no memory.
     """
 
@@ -199,7 +199,8 @@ def _words(
     tokens: TokenStore, encoder: Encoder, config: Config, *, dry: bool
 ) -> tuple[Lexical | None, np.ndarray | None]:
     """The channel of words and the texts' vectors in it, where the configuration asks for them."""
-    settings, vocab_size = config.whole_data, encoder.config.vocab_size
+    settings = config.bayes if config.schedule.goal == "explicit" else config.whole_data
+    vocab_size = encoder.config.vocab_size
     if not settings.lexical_share:
         return None, None
     if dry:

@@ -56,11 +56,12 @@ BASELINE_SPACES: Mapping[str, Space] = {
     "tfidf-knn": {"center": OneOf((True, False))},
 }
 """Of each baseline, by the names of its settings."""
-_PRIORS: Space = {
+_RATINGS: Space = {
     "bayes.factor_sd": Real(0.1, 2.0),
     "bayes.bias_sd": Real(0.1, 1.5),
     "bayes.user_noise": Real(1.0, 50.0),
     "bayes.item_noise": Real(1.0, 100.0),
+    "bayes.lexical_share": Real(0.0, 0.5, log=False),
 }
 OWN_SPACES: Mapping[str, Space] = {
     "gradient": {
@@ -85,12 +86,12 @@ OWN_SPACES: Mapping[str, Space] = {
     "bayes": {
         "bayes.factors": Whole(4, 32),
         "bayes.iterations": Whole(50, 400),
-        **_PRIORS,
+        **_RATINGS,
     },
     "gibbs": {
         "bayes.gibbs_factors": Whole(8, 48),
         "bayes.sweeps": Whole(100, 500),
-        **_PRIORS,
+        **_RATINGS,
     },
     "schedule": {
         "schedule.learning_rate": Real(1e-5, 3e-4),
