@@ -98,23 +98,23 @@ def kernel_ridge_residuals(
     return _kernel(z_CxE, z_WxE) @ scipy.linalg.solve(kernel_WxW, residual_WxD, assume_a="pos")
 
 
-def dialled(item_vectors: np.ndarray, counts_I: np.ndarray, *, tail_power: float, cold_gain: float) -> np.ndarray:
-    """Item vectors with both dials turned: q_i times `dial_factors`; (0, 1) changes nothing."""
-    factor_I = dial_factors(counts_I, tail_power=tail_power, cold_gain=cold_gain)
-    return item_vectors * factor_I.astype(item_vectors.dtype)[:, None]
-
-
 def dial_factors(counts_I: np.ndarray, *, tail_power: float, cold_gain: float) -> np.ndarray:
-    """What the dials multiply items by, float32 [I]: warm ones n_i^-tail_power, cold ones (n_i = 0) cold_gain.
-
-    tail_power > 0 moves exposure from head to tail, cold_gain > 1 towards never-seen items (both, where products are
-    positive, as those of items worth listing are). Product choices, which no loss on the training data can make.
-    """
+    """What `dialled` multiplies items by, float32 [I]; of a model whose scores are products alone, their scores too."""
     counts_I = np.asarray(counts_I)
     factor_I = np.full(len(counts_I), cold_gain, np.float32)
     warm = counts_I > 0
     factor_I[warm] = counts_I[warm].astype(np.float64) ** -tail_power
     return factor_I
+
+
+def dialled(item_vectors: np.ndarray, counts_I: np.ndarray, *, tail_power: float, cold_gain: float) -> np.ndarray:
+    """Item vectors as served: warm q_i times n_i^-tail_power, cold q_c times cold_gain.
+
+    tail_power > 0 moves exposure from head to tail, cold_gain > 1 towards never-seen items. Both are product choices
+    that no loss on the training data can make; (0, 1) changes nothing.
+    """
+    factor_I = dial_factors(counts_I, tail_power=tail_power, cold_gain=cold_gain).astype(item_vectors.dtype)
+    return item_vectors * factor_I[:, None]
 
 
 def _kernel(z_AxE: np.ndarray, z_BxE: np.ndarray) -> np.ndarray:

@@ -39,10 +39,21 @@ def ids(answer):
     return [found.item_id for found in answer]
 
 
+@pytest.fixture(scope="module")
+def reported(lists, small_split):
+    """The models that the report measures, by place of the dial."""
+    told = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment.report, "evaluate", lambda *_, dials, **__: told.update(dials))
+        experiment.evaluate(lists, small_split, lists.config)
+    (places,) = told.values()
+    return places
+
+
 @pytest.mark.parametrize("place", [0.05, 0.2, 0.3])
-def test_the_list_at_a_place_of_the_dial_is_the_reports(lists, ranking, place):
+def test_the_list_at_a_place_of_the_dial_is_the_reports(lists, ranking, reported, place):
     """The whole ranking, not a choice among the first by score; near ties may change places."""
-    turned = experiment._turned(lists.vectors, lists.counts)[place]
+    turned = reported[place]
     for user in (3, 7, 50):
         seen, _ = lists.history.of(user)
         scores = np.array(turned.score(np.array([user])))[0]
