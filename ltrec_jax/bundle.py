@@ -49,7 +49,7 @@ class Bundle:
     popularity group (0 head, 1 mid, 2 tail). `head` are the parameters between pooled text and anchor, so that a new
     text can be placed; `text_vectors` float16[I, E] are the pooled texts of the catalogue. `about` tells dataset, split
     and rating scale. `prior` folds new users in where users were solved for (None after gradient training). `words` add
-    to the anchors of `head` what the words of a text say (None without `whole_data.lexical_share`).
+    to the anchors of `head` what the words of a text say (None without a `lexical_share`).
     """
 
     config: Config

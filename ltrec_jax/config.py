@@ -143,7 +143,7 @@ class WholeDataConfig:
     alternations: Annotated[int, Doc("times that users, then items, are solved")] = 6
     cold: Annotated[ColdItems, Doc("where a never-seen item's vector comes from: see solve.cold_start")] = "text_map"
     cold_l2: Annotated[float, Doc("lambda of that ridge or map")] = 100.0
-    cold_gain: Annotated[float, Doc("gamma: cold vectors times this; above 1, lists show more new items")] = 1.0
+    cold_gain: Annotated[float, Doc("gamma: cold vectors times this; a request can turn it further")] = 1.0
     lexical_share: Annotated[
         float, Doc("a: cosines of texts are (1 - a) the encoder's + a that of their words (TF-IDF); 0: no words")
     ] = 0.0
@@ -166,6 +166,11 @@ class BayesConfig:
     bias_sd: Annotated[float, Doc("prior sd of a bias, for ratings of variance 1")] = 0.4
     user_noise: Annotated[float, Doc("a_u ~ Gamma(this, this): how alike users are in their noise")] = 5.0
     item_noise: Annotated[float, Doc("g_i ~ Gamma(this, this)")] = 10.0
+    lexical_share: Annotated[
+        float,
+        Doc("a: above 0, words (TF-IDF) are side information too, and weigh so in placing new texts; 0: no words"),
+    ] = 0.0
+    lexical_rank: Annotated[int, Doc("dimensions of the words of a text; fewer of few texts")] = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +260,7 @@ def _check(config: Config) -> None:
         "bayes.iterations": bayes.iterations,
         "bayes.gibbs_factors": bayes.gibbs_factors,
         "bayes.sweeps": bayes.sweeps,
+        "bayes.lexical_rank": bayes.lexical_rank,
     }
     for name, number in positive.items():
         if number < 1:
@@ -268,6 +274,7 @@ def _check(config: Config) -> None:
         "train.warmup": train.warmup,
         "train.average": train.average,
         "whole_data.lexical_share": whole_data.lexical_share,
+        "bayes.lexical_share": bayes.lexical_share,
     }
     for name, share in shares.items():
         if not 0.0 <= share < 1.0:
@@ -335,6 +342,11 @@ def _check(config: Config) -> None:
     if whole_data.lexical_share and (schedule.steps == "gradient" or schedule.goal != "whole_data"):
         raise UserError(
             "Setting whole_data.lexical_share is read by solves for lists alone: set schedule.goal to whole_data and "
+            "schedule.steps to solve or solve_tune_solve, or leave it 0."
+        )
+    if bayes.lexical_share and (schedule.steps == "gradient" or schedule.goal != "explicit"):
+        raise UserError(
+            "Setting bayes.lexical_share is read by solves of ratings alone: set schedule.goal to explicit and "
             "schedule.steps to solve or solve_tune_solve, or leave it 0."
         )
     if train.row_length < data.max_length:

@@ -31,6 +31,8 @@ from ltrec_jax.train.tracking import read_rows
 from ltrec_jax.types import Recommender
 
 OURS, FROZEN, BIASES = "ltrec", "frozen text", "biases only"
+_BASELINES = "baselines"
+"""In the settings of a run's report: those of the baselines beside the model."""
 _TAIL_POWERS = (0.0, 0.05, 0.1, 0.2, 0.3)
 
 
@@ -90,16 +92,16 @@ def evaluate(
     """Score one model, or several by name, on the split's test part, beside biases fitted on the same training part.
 
     The first model is the report's primary: every other one is compared with it. If it is a bundle, lists are also
-    judged by how far its texts lie apart, and its tail dial is turned. `seconds`: model -> stage -> s, for the report.
+    judged by how far its texts lie apart. The tail dials of the primary and of all bundles are turned. `seconds`: model
+    -> stage -> s, for the report.
     """
     config = config or Config()
     named = dict(models) if isinstance(models, Mapping) else {OURS: models}
     primary = next(iter(named))
     first = named[primary]
-    vectors = first.vectors if isinstance(first, Bundle) else first
     events, dataset = split.train, split.dataset
     counts = popularity(events.item, dataset.num_items)
-    turned = vectors if isinstance(vectors, Vectors) else None
+    turned, spread = _with_dials(named, primary), float(events.rating.std())
     likes = likes_from(dataset, config.evaluation.positive_rating)
     return report.evaluate(
         {**named, BIASES: biases.fit(events, dataset.num_users, dataset.num_items)},
@@ -113,16 +115,19 @@ def evaluate(
         seconds=seconds,
         imputed_by=BIASES,
         item_vectors=first.text_vectors if isinstance(first, Bundle) else None,
-        dials={primary: _turned(turned, counts.counts, float(events.rating.std()))} if turned else None,
-        told={"positive_rating_is": likes.reason} | ({"dial": _dial_is(turned)} if turned else {}),
+        dials={name: _turned(vectors, counts.counts, spread) for name, vectors in turned.items()},
+        told={"positive_rating_is": likes.reason} | ({"dial": _dial_is(turned[primary])} if primary in turned else {}),
     )
 
 
 def compare(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None) -> Report:
-    """Evaluate finished runs side by side on the test part that they share, beside biases; the first is the primary.
+    """Evaluate finished runs side by side on the test part that they share; the first is the primary.
 
-    Differences are paired over users and Holm-corrected. With `out`, `report.json` and `report.html` are written there.
-    Fewer than two runs, one run twice, an unfinished run, or runs of different splits are a `UserError`.
+    Beside them stand biases, and the baselines that the reports of all runs have with the same settings, fitted anew on
+    the rows that the runs were trained on; a run that `evaluate_run` has not seen has none. Every model is scored once
+    (and at the other places of its dial, if it is a run). Differences are paired over users and Holm-corrected. With
+    `out`, `report.json` and `report.html` are written there. Fewer than two runs, one run twice, an unfinished run, or
+    runs of different splits are a `UserError`.
     """
     paths = [Path(run) for run in runs]
     if len(paths) < 2 or len({path.resolve() for path in paths}) < len(paths):
@@ -130,8 +135,14 @@ def compare(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] 
     opened = [open_run(path) for path in paths]
     split = _shared_split(paths, [config for config, _ in opened])
     short = [path.resolve().name for path in paths]
-    names = short if len(set(short)) == len(short) else [str(path) for path in paths]
-    found = evaluate({name: bundle for name, (_, bundle) in zip(names, opened, strict=True)}, split, opened[0][0])
+    distinct = len({*short, *registry.BASELINES, BIASES}) == len(short) + len(registry.BASELINES) + 1
+    names = short if distinct else [str(path.resolve()) for path in paths]
+    models: dict[str, Recommender] = {name: bundle for name, (_, bundle) in zip(names, opened, strict=True)}
+    seconds: Mapping[str, Mapping[str, float]] = {}
+    if common := _common_baselines(paths, [config for config, _ in opened]):
+        fitted = fit_baselines(opened[0][1], split, opened[0][0], list(common), common)
+        models, seconds = models | fitted.models, fitted.seconds
+    found = evaluate(models, split, opened[0][0], seconds=seconds)
     if out is not None:
         settings = {name: plain_settings.to_dict(config) for name, (config, _) in zip(names, opened, strict=True)}
         report.write_report(found, Path(out), settings=settings, hardware=parallel.describe_hardware())
@@ -161,21 +172,25 @@ def evaluate_run(
         run,
         curve=[row for row in read_rows(run / "metrics.jsonl") if not row["phase"].startswith(REFIT)],
         examples={user: examples},
-        settings=plain_settings.to_dict(config),
+        settings=plain_settings.to_dict(config) | {_BASELINES: _plain(fitted.settings)},
         hardware=parallel.describe_hardware(),
     )
     return found, examples
 
 
 def fit_baselines(
-    model: Recommender, split: Split, config: Config, names: Sequence[str] = (), settings: Path | None = None
+    model: Recommender,
+    split: Split,
+    config: Config,
+    names: Sequence[str] = (),
+    settings: Path | Mapping[str, Any] | None = None,
 ) -> Fitted:
     """What a model is compared with, fitted on the split's training part.
 
     `names` (else `evaluation.baselines`, else for a model that ranks the usual ones that this catalogue is small enough
     for, and for one that predicts ratings popularity, since biases are no opponent in ranking); `settings` (else
-    `evaluation.baseline_settings`): a TOML file as `ltrec tune` writes it. Unknown names, and a library or texts that
-    are missing, are a `UserError`.
+    `evaluation.baseline_settings`): a TOML file as `ltrec tune` writes it, or settings by name. Unknown names, and a
+    library or texts that are missing, are a `UserError`.
     """
     dataset, path = split.dataset, settings or config.evaluation.baseline_settings
     positive = positive_rating(dataset, config.evaluation.positive_rating)
@@ -184,7 +199,47 @@ def fit_baselines(
     if not wanted:
         rates = getattr(model, "predicts_ratings", True)
         wanted = ["popularity"] if rates else registry.affordable(registry.USUAL, learnt_from)
+    if isinstance(path, Mapping):
+        return registry.fit_all(wanted, learnt_from, path)
     return registry.fit_all(wanted, learnt_from, registry.read_settings(Path(path)) if path else None)
+
+
+def _common_baselines(runs: Sequence[Path], configs: Sequence[Config]) -> dict[str, Any]:
+    """Settings by name of the baselines that every run's report has with the same ones, learnt from the same.
+
+    What counts as a like must be the same, and for those that read texts the `[data]` and `[encoder]` sections too.
+    """
+    tables = [_reported_baselines(run) for run in runs]
+    liked = {config.evaluation.positive_rating for config in configs}
+    read = {(config.data, config.encoder) for config in configs}
+    return {
+        name: plain_settings.from_dict(values, registry.find(name).settings, where=f"{_BASELINES}.{name}.")
+        for name, values in tables[0].items()
+        if all(table.get(name) == values for table in tables)
+        and len(liked) == 1
+        and (len(read) == 1 or not registry.find(name).texts)
+    }
+
+
+def _reported_baselines(run: Path) -> dict[str, dict[str, Any]]:
+    """The baselines in a run's report with their settings; none without a report, or in one of an earlier version."""
+    path = Path(run) / "report.json"
+    found = storage.read_json(path).get("settings", {}).get(_BASELINES, {}) if path.is_file() else {}
+    return {name: values for name, values in found.items() if name in registry.BASELINES}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: plain_settings.to_dict(each) for name, each in settings.items()}
+
+
+def _with_dials(models: Mapping[str, Recommender], primary: str) -> dict[str, Vectors]:
+    """The vectors whose tail dial is turned: of the primary, and of all other bundles."""
+    vectors = {
+        name: model.vectors if isinstance(model, Bundle) else model
+        for name, model in models.items()
+        if isinstance(model, Bundle) or name == primary
+    }
+    return {name: found for name, found in vectors.items() if isinstance(found, Vectors)}
 
 
 def _split_of_run(config: Config) -> Split:
@@ -234,7 +289,7 @@ def _dial_is(vectors: Vectors) -> str:
     """What the numbers on a dial's curve do, for the reader of the report."""
     if vectors.predicts_ratings:
         return "the score of an item with n training events loses β log n standard deviations of the ratings"
-    return "the vector of an item with n training events is multiplied by n^−β"
+    return "the vector of an item with n training events is multiplied by n^−β, as ltrec recommend --tail β does"
 
 
 def example_user(bundle: Bundle) -> str:

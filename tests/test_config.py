@@ -49,6 +49,11 @@ def test_every_setting_is_documented_and_stands_in_the_toml():
         ("[bayes]\nuser_noise = 0", "bayes.user_noise must be above 0"),
         ("[whole_data]\nlexical_share = 1.0", "whole_data.lexical_share must be at least 0 and below 1"),
         ("[whole_data]\nlexical_rank = 0", "whole_data.lexical_rank must be at least 1"),
+        ("[bayes]\nlexical_share = 1.0", "bayes.lexical_share must be at least 0 and below 1"),
+        (
+            '[bayes]\nlexical_share = 0.2\n[schedule]\ngoal = "whole_data"',
+            "bayes.lexical_share is read by solves of ratings alone",
+        ),
         ("[whole_data]\nlexical_share = 0.2", "whole_data.lexical_share is read by solves for lists alone"),
         (
             '[whole_data]\nlexical_share = 0.2\n[schedule]\ngoal = "whole_data"\nsteps = "gradient"',

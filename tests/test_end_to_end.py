@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ltrec_jax import cli, experiment, plain_settings
-from ltrec_jax.baselines import biases
+from ltrec_jax.baselines import biases, registry
 from ltrec_jax.train.tracking import read_rows
 
 README = Path(__file__).parent.parent / "README.md"
@@ -56,7 +56,10 @@ def test_tuned_baselines_stand_in_the_report(run, tmp_path, capsys):
     copy = shutil.copytree(run, tmp_path / "run")
     names = ["--baselines", "random,text-knn,itemknn", "--settings", str(out / "baselines.toml")]
     assert cli.main(["evaluate", str(copy), *names]) == 0
-    models = json.loads((copy / "report.json").read_text())["models"]
+    report = json.loads((copy / "report.json").read_text())
+    models = report["models"]
+    tuned = registry.read_settings(out / "baselines.toml")["itemknn"]
+    assert report["settings"]["baselines"]["itemknn"] == dataclasses.asdict(tuned)
     assert list(models) == ["ltrec", "frozen text", "random", "text-knn", "itemknn", "biases only"]
     assert models["itemknn"]["overall"]["rmse"]["value"] is None
     assert models["itemknn"]["overall"]["ndcg@20"]["value"] > models["random"]["overall"]["ndcg@20"]["value"]
@@ -80,6 +83,7 @@ def test_the_report_agrees_with_a_hand_computation(run):
 
 def test_runs_of_one_split_are_compared(run, tmp_path, capsys):
     twin = shutil.copytree(run, tmp_path / "twin")
+    (twin / "report.json").unlink(missing_ok=True)
     assert cli.main(["compare", str(run), str(twin), "--out", str(tmp_path / "both")]) == 0
     assert "RMSE on small" in capsys.readouterr().out
     report = json.loads((tmp_path / "both" / "report.json").read_text())
@@ -87,9 +91,33 @@ def test_runs_of_one_split_are_compared(run, tmp_path, capsys):
     assert set(report["models"]) == {"run", "twin", "biases only"}
     assert {one["verdict"] for one in report["comparisons"] if one["against"] == "twin"} == {"unclear"}
     assert "better" in {one["verdict"] for one in report["comparisons"] if one["against"] == "biases only"}
+    assert set(report["dials"]) == {"run", "twin"}
     assert [point["dial"] for point in report["dials"]["run"]] == [0.0, 0.05, 0.1, 0.2, 0.3]
+    assert report["dials"]["run"] == report["dials"]["twin"]
     assert {"run", "twin"} <= set(report["settings"])
     assert (tmp_path / "both" / "report.html").is_file()
+
+
+def test_baselines_that_all_reports_have_alike_are_compared_too(run, tmp_path):
+    """Fitted with the settings of the reports; what only one run was compared with, or otherwise, is left out."""
+    tables = {
+        "one": {"popularity": {}, "itemknn": {"neighbours": 5, "shrink": 3.0}, "ease": {"l2": 9.0}, "random": {}},
+        "ease": {"popularity": {}, "itemknn": {"neighbours": 5, "shrink": 3.0}, "ease": {"l2": 8.0}, "older": {}},
+    }
+    for name, table in tables.items():
+        shutil.copytree(run, tmp_path / name)
+        (tmp_path / name / "report.json").write_text(json.dumps({"settings": {"baselines": table}}))
+    report = experiment.compare([tmp_path / name for name in tables])
+    paths = [str((tmp_path / name).resolve()) for name in tables]  # "ease" alone would be taken for the baseline
+    assert list(report.models) == [*paths, "popularity", "itemknn", "biases only"]
+    assert list(report.dials) == paths
+    config, bundle = experiment.open_run(run)
+    split = experiment.split_of(experiment.load(config.data.dataset), config).with_validation_in_train()
+    known = experiment.fit_baselines(
+        bundle, split, config, ["itemknn"], {"itemknn": registry.find("itemknn").settings(neighbours=5, shrink=3.0)}
+    )
+    again = experiment.evaluate(known.models, split, config).models["itemknn"].overall["ndcg@10"]
+    assert report.models["itemknn"].overall["ndcg@10"].value == again.value
 
 
 def test_runs_of_other_splits_are_refused_by_name(run, tmp_path, capsys):

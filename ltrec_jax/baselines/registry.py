@@ -82,10 +82,11 @@ def fit(name: str, train: Training, settings: Any | None = None) -> Recommender:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """Fitted baselines by name, and the seconds that each took."""
+    """Fitted baselines by name, the seconds that each took, and the settings that each has."""
 
     models: dict[str, Recommender]
     seconds: dict[str, dict[str, float]]
+    settings: dict[str, Any]
 
 
 def fit_all(names: Iterable[str], train: Training, settings: Mapping[str, Any] | None = None) -> Fitted:
@@ -93,12 +94,13 @@ def fit_all(names: Iterable[str], train: Training, settings: Mapping[str, Any] |
     wanted = list(dict.fromkeys(names))
     for name in wanted:
         find(name)
-    fitted = Fitted({}, {})
+    fitted = Fitted({}, {}, {})
     with tqdm.tqdm(wanted, "fitting baselines", unit="model", delay=2.0, leave=False) as bar:
         for name in bar:
             bar.set_postfix_str(name)
             began = time.perf_counter()
-            fitted.models[name] = fit(name, train, (settings or {}).get(name))
+            fitted.settings[name] = (settings or {}).get(name) or find(name).settings()
+            fitted.models[name] = fit(name, train, fitted.settings[name])
             fitted.seconds[name] = {"fitting": time.perf_counter() - began}
     return fitted
 

@@ -12,7 +12,8 @@ import tyro
 class Compare:
     """Score several runs of one split side by side, the first against each other one, with paired 95% intervals.
 
-    Writes report.json and report.html into --out.
+    Writes report.json and report.html into --out. Baselines that `ltrec evaluate` set beside all of them alike are
+    there too.
 
     Example:  ltrec compare runs/mine runs/frozen --out runs/comparison
     """

@@ -38,7 +38,17 @@ class Recommend:
     all_users: Annotated[bool, tyro.conf.arg(help="lists for everybody, written to --out")] = False
     out: Annotated[Path | None, tyro.conf.arg(help="Parquet file for --all-users")] = None
     k: Annotated[int, tyro.conf.arg(aliases=["-k"], help="how many")] = 10
-    tail: Annotated[float, tyro.conf.arg(help="0: by score; 1: the rarest of the good candidates first")] = 0.0
+    tail: Annotated[
+        float,
+        tyro.conf.arg(
+            help="0..1; models solved for lists: scores times n^-TAIL of n training events, the dial of the report; "
+            "others: 1 shows the rarest of the good candidates first"
+        ),
+    ] = 0.0
+    cold_gain: Annotated[
+        float,
+        tyro.conf.arg(help="0..10; models solved for lists: scores of items without training events times this"),
+    ] = 1.0
 
     def run(self, settings: Sequence[str]) -> None:
         if sum((bool(self.user), bool(self.liked), bool(self.text), self.all_users)) != 1:
@@ -54,8 +64,9 @@ class Recommend:
 
         _, bundle = experiment.open_run(self.run_directory)
         if self.out is not None and self.all_users:
-            if self.tail:
-                raise UserError("--tail has no place beside --all-users: the file holds the lists by score.")
+            if self.tail or self.cold_gain != 1.0:
+                name = "--tail" if self.tail else "--cold-gain"
+                raise UserError(f"{name} has no place beside --all-users: the file holds the lists by score.")
             rows = recommend_all(bundle, self.out, self.k)
             print(f"{rows:,} recommendations for {bundle.num_users:,} users are in {self.out}")
             return
@@ -67,6 +78,7 @@ class Recommend:
                 text=self.text or None,
                 k=self.k,
                 tail=self.tail,
+                cold_gain=self.cold_gain,
             )
             whom = self.user or self.text or "somebody who likes " + "; ".join(self.liked)
             Console().print(recommendations_table(whom, service.recommend([query])[0]))

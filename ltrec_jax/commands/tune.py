@@ -16,7 +16,8 @@ class Tune:
 
     Every setting of the configuration (`ltrec train --print-config`) is a flag too. The same command goes on with a
     search that was stopped. The best settings are in --out: `ltrec evaluate RUN --baselines ease,ials --settings
-    OUT/baselines.toml`, `ltrec train --config OUT/gradient.toml`.
+    OUT/baselines.toml`, `ltrec train --config OUT/bayes.toml`. Our models: bayes and gibbs (the solves of ratings),
+    whole-data (the solve for lists), schedule (the fine-tuning between solves), gradient.
 
     Example:  ltrec tune --models itemknn,ease,ials --trials 20 --out runs/tuned
     """
@@ -33,9 +34,10 @@ class Tune:
     def run(self, settings: Sequence[str]) -> None:
         from rich.console import Console
 
-        from ltrec_jax import experiment
+        from ltrec_jax import experiment, parallel, storage
         from ltrec_jax.tuning.tune import trials_table, tune
 
+        parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
         config = chosen_config(self.config, settings, "ltrec tune")
         found = tune(
             experiment.split_of(experiment.load(config.data.dataset), config),

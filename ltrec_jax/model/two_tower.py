@@ -53,6 +53,14 @@ class Vectors:
     item_biases: np.ndarray
     predicts_ratings: bool = True
 
+    @property
+    def only_products(self) -> bool:
+        """Whether a score is <p_u, q_i> and nothing else, as of a model that is solved for lists.
+
+        Then an item's vector times a factor is its score times it.
+        """
+        return not (self.predicts_ratings or self.mu or self.user_biases.any() or self.item_biases.any())
+
     def score(self, users_B: np.ndarray) -> jax.Array:
         """Scores of all items for a block of users, float32 [B, I]."""
         users_B = np.asarray(users_B)

@@ -101,7 +101,9 @@ def _program(bundle: Bundle, parameters: dict[str, np.ndarray], length: int) -> 
         text_BxE = finish(encoder, pooling.pool(hidden, slot_BxL, count, encoder.pooling))
         anchor_BxD, bias_B = head.apply({"params": params["head"]}, text_BxE)
         if "words" in params:
-            anchor_BxD = anchor_BxD + _of_words(params["words"], ids_BxL, real_BxL)
+            words_BxR = _of_words(params["words"], ids_BxL, real_BxL)
+            anchor_BxD = anchor_BxD + words_BxR @ params["words"]["projection"]
+            bias_B = bias_B + words_BxR @ params["words"]["text_bias"]
         return text_BxE, anchor_BxD, bias_B
 
     try:
@@ -117,12 +119,13 @@ def _program(bundle: Bundle, parameters: dict[str, np.ndarray], length: int) -> 
 def _words(bundle: Bundle) -> dict[str, np.ndarray]:
     if bundle.words is None:
         return {}
-    channel = bundle.words.channel
-    return {"idf": channel.idf, "components": channel.components, "projection": bundle.words.projection}
+    words, channel = bundle.words, bundle.words.channel
+    maps = {"projection": words.projection, "text_bias": words.text_bias}
+    return {"idf": channel.idf, "components": channel.components, **maps}
 
 
 def _of_words(words: dict[str, jax.Array], ids_BxL: jax.Array, real_BxL: jax.Array) -> jax.Array:
-    """What words add to anchors, as `model.words` has it, without an array of the vocabulary's length for each text.
+    """Vectors of words [B, R], as `text.lexical` has them, without an array of the vocabulary's length for each text.
 
     A token that comes c times has a c-th of its word's weight each time.
     """
@@ -133,7 +136,7 @@ def _of_words(words: dict[str, jax.Array], ids_BxL: jax.Array, real_BxL: jax.Arr
     weight_BxL = weight_BxL / count_BxL * jax.lax.rsqrt(jnp.maximum(square_B, 1e-24))[:, None]
     dense_BxR = jnp.einsum("bl,blr->br", weight_BxL, words["components"][ids_BxL])
     length_Bx1 = jnp.linalg.norm(dense_BxR, axis=1, keepdims=True)
-    return dense_BxR / jnp.maximum(length_Bx1, 1e-6) @ words["projection"]
+    return dense_BxR / jnp.maximum(length_Bx1, 1e-6)
 
 
 def _write_items(bundle: Bundle, vectors: Vectors, path: Path) -> None:

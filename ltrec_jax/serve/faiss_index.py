@@ -19,6 +19,8 @@ FaissKind = Literal["hnsw", "ivf"]
 _LINKS = 32
 _BUILD_EFFORT, _SEARCH_EFFORT = 200, 256
 _TRAINING_ROWS_PER_LIST = 64
+_POOL = 1000
+"""Items found by score before factors change their order: an item beyond them is not listed, whatever its factor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +43,17 @@ class FaissIndex:
         scores_Bxk = np.full((len(b_B), k), -np.inf, np.float32)
         selector = None if among.allowed_I is None else faiss.IDSelectorBatch(np.flatnonzero(among.allowed_I))
         queries = np.hstack([p_BxD, np.ones((len(b_B), 1))]).astype(np.float32)
+        wanted = k if among.factor_I is None else max(k, _POOL)
         for row, (query, left_out) in enumerate(zip(queries, lists, strict=True)):
-            asked = min(k + len(left_out), self.num_items)
+            asked = min(wanted + len(left_out), self.num_items)
             products, items = self.engine.search(query[None], asked, params=self._parameters(selector, asked))
             kept = (items[0] >= 0) & ~np.isin(items[0], left_out)
-            found, value = items[0][kept], products[0][kept]
+            found, value = items[0][kept], self.mu + b_B[row] + products[0][kept]
+            if among.factor_I is not None:
+                value = value * among.factor_I[found]
             order = np.lexsort((found, -value))[:k]
             items_Bxk[row, : len(order)] = found[order]
-            scores_Bxk[row, : len(order)] = self.mu + b_B[row] + value[order]
+            scores_Bxk[row, : len(order)] = value[order]
         return items_Bxk, scores_Bxk
 
     def save(self, path: Path) -> None:

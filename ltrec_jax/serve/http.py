@@ -215,6 +215,7 @@ def _watching(app: FastAPI, holder: _Holder, telemetry: Telemetry) -> None:
             dataset=str(service.bundle.about["dataset"]),
             scale=[float(bound) for bound in service.bundle.about["scale"]],
             attributes=service.items.attributes,
+            cold_gain=service.has_cold_gain,
         )
 
     @app.get("/v1/users", tags=["ask"])

@@ -32,10 +32,11 @@ Found = tuple[np.ndarray, np.ndarray]
 
 class Among(NamedTuple):
     """Which items may be listed for B vectors: those of `allowed_I` bool [I] (None: all) without the numbers in
-    `excluded[b]` (None: nothing is left out)."""
+    `excluded[b]` (None: nothing is left out). Their scores are multiplied by `factor_I` float32 [I] (None: by 1)."""
 
     excluded: Sequence[np.ndarray] | None = None
     allowed_I: np.ndarray | None = None
+    factor_I: np.ndarray | None = None
 
 
 EVERY = Among()
@@ -71,8 +72,14 @@ class ExactIndex:
     def search(self, p_BxD: np.ndarray, b_B: np.ndarray, k: int, among: Among = EVERY) -> Found:
         # A few values of k, so that a few programs serve every request.
         asked = max(_SMALLEST_K, 1 << (max(k, 1) - 1).bit_length())
+        factor_1xI = None if among.factor_I is None else jnp.asarray(among.factor_I, jnp.float32)[None, :]
+
+        def scores(rows: np.ndarray) -> Array:
+            plain = self.scores(p_BxD[rows], b_B[rows])
+            return plain if factor_1xI is None else plain * factor_1xI
+
         lists = topk.ranked(
-            lambda rows: self.scores(p_BxD[rows], b_B[rows]),
+            scores,
             np.arange(len(b_B)),
             num_items=self.num_items,
             k=asked,

@@ -22,6 +22,7 @@ from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.serve.index import Index, exact_index
 from ltrec_jax.serve.placing import Placed, anchors
 from ltrec_jax.serve.spaces import Rows, Space, unit
+from ltrec_jax.solve import cold_start
 
 NEW = "new"
 """The group of an item without training interactions."""
@@ -125,6 +126,12 @@ class LiveItems:
         """Training interactions, int64 [N]."""
         return np.array([self.count(int(number)) for number in numbers], np.int64)
 
+    def dial_factors(self, numbers: int, tail: float, cold_gain: float) -> np.ndarray:
+        """`cold_start.dial_factors` of the items 0 .. numbers - 1, float32."""
+        later = [count for _, count, _ in self._later[: numbers - self._bundle.num_items]]
+        counts = np.concatenate([self._bundle.counts, np.array(later, np.int64)])
+        return cold_start.dial_factors(counts, tail_power=tail, cold_gain=cold_gain)
+
     def group(self, number: int) -> str:
         """head, mid, tail, or new for an item without training interactions."""
         base = self._bundle.num_items
@@ -141,7 +148,8 @@ class LiveItems:
             return known_NxD[:, 1:], known_NxD[:, 0]
         anchor_NxD, bias_N = anchors(bundle.head, bundle.text_vectors[at])
         if bundle.words is not None:
-            anchor_NxD = anchor_NxD + bundle.words.of_items(at)
+            more_NxD, more_N = bundle.words.of_items(at)
+            anchor_NxD, bias_N = anchor_NxD + more_NxD, bias_N + more_N
         known_NxD = self._anchors.array[numbers[late] - bundle.num_items]
         anchor_NxD[late], bias_N[late] = known_NxD[:, 1:], known_NxD[:, 0]
         return anchor_NxD, bias_N

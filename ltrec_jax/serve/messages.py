@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ltrec_jax.serve.service import MOST_COLD_GAIN
+
 MOST_ITEMS = 1000
 LONGEST_TEXT = 10_000
 LONGEST_ID = 512
@@ -17,6 +19,7 @@ Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 Ids = Annotated[list[Id], Field(max_length=MOST_ITEMS)]
 Count = Annotated[int, Field(ge=1, le=MOST_ITEMS)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Gain = Annotated[float, Field(ge=0.0, le=MOST_COLD_GAIN)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -48,7 +51,16 @@ class RecommendRequest(_Message):
     allow: Ids | None = Field(None, description="only these items")
     deny: Ids = Field(default_factory=list, description="none of these items")
     show_seen: bool = Field(False, description="also items the user has seen")
-    tail: Share = Field(0.0, description="0: by score; 1: the rarest of the good candidates first")
+    tail: Share = Field(
+        0.0,
+        description="0: by score. A model solved for lists: scores times n^-tail of n training events, the report's "
+        "dial. Others: 1 shows the rarest of the good candidates first",
+    )
+    cold_gain: Gain = Field(
+        1.0,
+        description="scores of items without training events times this; above 1, more new items. Only of a model "
+        "solved for lists (see `cold_gain` of /v1/ready)",
+    )
     diversity: Share = Field(0.0, description="0: by score; 1: as unlike each other as can be")
     reasons: Annotated[int, Field(ge=0, le=10)] = Field(2, description="liked items to name per recommendation")
     log: bool = Field(False, description="count this answer as shown to the user")
@@ -188,6 +200,7 @@ class Ready(_Message):
     dataset: str
     scale: list[float] = Field(description="lowest and highest rating")
     attributes: list[str] = Field(description="what filters may name")
+    cold_gain: bool = Field(description="whether requests may turn cold_gain")
 
 
 class Problem(_Message):

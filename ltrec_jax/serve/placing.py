@@ -105,7 +105,8 @@ class Placer:
             text_KxE = runner.vectors(store, lambda *_: None)
             anchor_KxD, bias_K = anchors(self._head, text_KxE)
             if self._words is not None:
-                anchor_KxD = anchor_KxD + self._words.anchors(store)
+                more_KxD, more_K = self._words.anchors(store)
+                anchor_KxD, bias_K = anchor_KxD + more_KxD, bias_K + more_K
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits, and the thread must live on
             for _, future in taken:
                 future.set_exception(error)

@@ -13,7 +13,8 @@ def tail_dial(scores_N: np.ndarray, counts_N: np.ndarray, tail: float) -> np.nda
 
     t = `tail` in [0, 1], n_i = the item's training count, z over the candidates of this list. t = 0 is the order of the
     scores, t = 1 shows the rarest of the candidates first; between them the mean of log(1 + n) of the k best never
-    rises with t. A standard deviation of 0 counts as 1.
+    rises with t. A standard deviation of 0 counts as 1. For scores with biases, as of ratings: those of a model solved
+    for lists are multiplied by n^-t instead (`solve.cold_start.dial_factors`).
     """
     if not 0.0 <= tail <= 1.0:
         raise ValueError(f"tail must lie in [0, 1], not {tail}")

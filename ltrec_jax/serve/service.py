@@ -27,6 +27,7 @@ from ltrec_jax.serve.spaces import unit
 
 __all__ = ["NEW", "Query", "Recommendation", "Service", "Similar", "recommend"]
 
+MOST_COLD_GAIN = 10.0
 _POOL = 200
 _POOL_PER_ITEM = 10
 _TEXT_COUNTS_AS = 20
@@ -39,8 +40,13 @@ class Query:
     """Whom to recommend for, and what may be shown.
 
     Exactly one of: `user` (an id), `liked` / `rated` (items of somebody new), `text` (a description). `filters` name
-    attributes and the values of which one must match; `allow` and `deny` are item ids. `tail` is the dial of
-    `rerank.tail_dial`, `diversity` that of `rerank.diverse`.
+    attributes and the values of which one must match; `allow` and `deny` are item ids. `diversity` is the dial of
+    `rerank.diverse`.
+
+    `tail` in [0, 1] and `cold_gain` in [0, 10] are the dials of `solve.cold_start.dial_factors` where the model was
+    solved for lists: the score of an item with n training events is multiplied by n^-tail, that of one without any by
+    `cold_gain`, beside what `whole_data.cold_gain` did in the solve. The list is the one that the report's dial curve
+    has at the place `tail`. Of other models `tail` is the dial of `rerank.tail_dial`, and `cold_gain` must be 1.
     """
 
     user: str | None = None
@@ -53,6 +59,7 @@ class Query:
     deny: Sequence[str] = ()
     show_seen: bool = False
     tail: float = 0.0
+    cold_gain: float = 1.0
     diversity: float = 0.0
     reasons: int = 2
 
@@ -121,6 +128,11 @@ class Service:
         return self._world.users
 
     @property
+    def has_cold_gain(self) -> bool:
+        """Whether queries may turn `cold_gain`."""
+        return self._world.only_products
+
+    @property
     def placer(self) -> Placer:
         """Where texts become vectors; give its results to the methods below so that they need not wait."""
         return self._world.placer
@@ -142,7 +154,7 @@ class Service:
         `placed` holds the texts of the queries that have one, in order. Fewer than k come back when fewer are left.
         """
         world = self._world
-        _check(queries)
+        _check(queries, world.only_products)
         texts = [query.text for query in queries if query.text is not None]
         if texts and placed is None:
             placed = world.placer.place(texts)
@@ -231,6 +243,7 @@ class _World:
         self.bundle = bundle
         self.items = LiveItems(bundle, index)
         self.users = LiveUsers(bundle, self.items)
+        self.only_products = bundle.vectors.only_products
         self._texts_come = False
 
     @functools.cached_property
@@ -293,19 +306,24 @@ class _World:
 
     def answer(self, query: Query, profile: Profile) -> list[Recommendation]:
         items = self.items
-        plain = query.tail == 0.0 and query.diversity == 0.0
-        asked = query.k if plain else max(_POOL, _POOL_PER_ITEM * query.k)
+        reranked = query.diversity > 0.0 or (query.tail > 0.0 and not self.only_products)
+        asked = max(_POOL, _POOL_PER_ITEM * query.k) if reranked else query.k
         excluded = np.zeros(0, np.int64) if query.show_seen else profile.seen
         allowed = items.allowed(query.filters, query.allow, query.deny)
+        factor = None
+        if self.only_products and (query.tail, query.cold_gain) != (0.0, 1.0):
+            factor = items.dial_factors(len(allowed), query.tail, query.cold_gain)
         p, b = np.asarray(profile.vector, np.float32)[None, :], np.array([profile.bias], np.float32)
-        (numbers,), (scores,) = items.score.search(p, b, min(asked, len(items.ids)), [excluded], allowed)
+        (numbers,), (scores,) = items.score.search(p, b, min(asked, len(items.ids)), [excluded], allowed, factor)
         listed = numbers != topk.NO_ITEM
         numbers, scores = numbers[listed], scores[listed]
-        if not plain:
-            values = rerank.tail_dial(scores, items.counts(numbers), query.tail)
+        if reranked:
+            values = scores if self.only_products else rerank.tail_dial(scores, items.counts(numbers), query.tail)
             texts = unit(items.meaning.rows(numbers)[0]) if query.diversity else np.zeros((len(numbers), 1))
             chosen = rerank.diverse(values, texts, query.k, query.diversity)
             numbers, scores = numbers[chosen], scores[chosen]
+        if factor is not None:  # what is told is the score itself, which has its reasons
+            scores = items.score.rows(numbers)[0] @ p[0] + b[0]
         return self._explained(numbers, scores, profile, query.reasons)
 
     def alike(self, found: tuple[np.ndarray, np.ndarray]) -> list[Similar]:
@@ -357,19 +375,26 @@ def recommend(bundle: Bundle, user_id: str, k: int = 10, *, reasons: int = 2) ->
     below 1 is a `UserError`.
     """
     query = Query(user=str(user_id), k=k, reasons=reasons)
-    _check([query])
+    _check([query], only_products=False)
     bundle.user_index(query.user or "")
     world = _World(bundle, exact_index(bundle.vectors))
     return world.answer(query, world.profile(query, None, 0))
 
 
-def _check(queries: Sequence[Query]) -> None:
+def _check(queries: Sequence[Query], only_products: bool) -> None:
     for query in queries:
         if query.k < 1:
             raise UserError(f"k must be at least 1, not {query.k}.")
         for name in ("tail", "diversity"):
             if not 0.0 <= getattr(query, name) <= 1.0:
                 raise UserError(f"{name} must lie in 0..1, not {getattr(query, name):g}.")
+        if not 0.0 <= query.cold_gain <= MOST_COLD_GAIN:
+            raise UserError(f"cold_gain must lie in 0..{MOST_COLD_GAIN:g}, not {query.cold_gain:g}.")
+        if query.cold_gain != 1.0 and not only_products:
+            raise UserError(
+                "cold_gain multiplies scores that only rank, as of a model solved for lists (schedule.goal = "
+                "whole_data). This model's are on another scale: leave cold_gain at 1."
+            )
         named = [query.user is not None, bool(query.liked or query.rated), query.text is not None]
         if sum(named) != 1:
             raise UserError("Say for whom: exactly one of user, liked/rated, text.")

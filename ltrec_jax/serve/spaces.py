@@ -60,13 +60,23 @@ class Space:
         return _pick(numbers, self._base_NxD, self._vectors.array), _pick(numbers, self._base_N, self._biases.array)
 
     def search(
-        self, p_BxD: np.ndarray, b_B: np.ndarray, k: int, excluded: Sequence[np.ndarray], allowed: np.ndarray
+        self,
+        p_BxD: np.ndarray,
+        b_B: np.ndarray,
+        k: int,
+        excluded: Sequence[np.ndarray],
+        allowed: np.ndarray,
+        factor: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`Index.search` over all rows; `allowed` bool [numbers] may be shorter than the rows: later ones are not."""
+        """`Index.search` over all rows; `allowed` bool [numbers] may be shorter than the rows: later ones are not.
+
+        `factor` float32, of the same length: what scores are multiplied by (None: 1).
+        """
         base = len(self._base_N)
         first = None if allowed[:base].all() else allowed[:base]
+        turned = None if factor is None else factor[:base]
         inside = [numbers[numbers < base] for numbers in excluded]
-        items, scores = self.index.search(p_BxD, b_B, k, Among(inside, first))
+        items, scores = self.index.search(p_BxD, b_B, k, Among(inside, first, turned))
         vectors = self._vectors.array
         mask = allowed[base : base + len(vectors)]
         if not mask.any():
@@ -75,6 +85,8 @@ class Space:
         if self._cosine:
             vectors = unit(vectors)
         later = (self._mu + b_B[:, None] + biases[None, :] + p_BxD @ vectors.T).astype(np.float32)
+        if factor is not None:
+            later *= factor[base : base + len(mask)]
         later[:, ~mask] = -np.inf
         for row, numbers in enumerate(excluded):
             late = numbers[(numbers >= base) & (numbers < base + len(mask))] - base

@@ -88,13 +88,21 @@ def text_anchors(features_IxE: np.ndarray, settings: WholeDataConfig, words_IxR:
     and else refused (`ValueError`).
     """
     share = settings.lexical_share
+    center_E, z_IxE = text_directions(features_IxE, share, words_IxR)
+    return Anchors(center_E, z_IxE, settings.anchor_scale * np.eye(z_IxE.shape[1], dtype=np.float32), share)
+
+
+def text_directions(
+    features_IxE: np.ndarray, share: float, words_IxR: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The catalogue's mean text [E], and z [I, E + R] of `Anchors` from it; float32. `ValueError` as `text_anchors`."""
     if (share > 0) != (words_IxR is not None):
         raise ValueError(f"a lexical share of {share} and {'no ' if words_IxR is None else ''}vectors of words")
     center_E = np.asarray(features_IxE, np.float64).mean(axis=0).astype(np.float32)
     z_IxE = math.sqrt(1.0 - share) * anchored_als.anchors(features_IxE, center_E, 1.0)
     if words_IxR is not None:
         z_IxE = np.concatenate([z_IxE, math.sqrt(share) * np.asarray(words_IxR, np.float32)], axis=1)
-    return Anchors(center_E, z_IxE, settings.anchor_scale * np.eye(z_IxE.shape[1], dtype=np.float32), share)
+    return center_E, z_IxE
 
 
 def fit(

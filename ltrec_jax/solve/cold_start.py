@@ -104,6 +104,15 @@ def kernel_ridge_residuals(
     return _kernel(z_CxE, z_WxE) @ _solved(kernel_WxW, residual_WxD, "The kernel ridge regression", _COLD_L2, l2)
 
 
+def dial_factors(counts_I: np.ndarray, *, tail_power: float, cold_gain: float) -> np.ndarray:
+    """What `dialled` multiplies items by, float32 [I]; of a model whose scores are products alone, their scores too."""
+    counts_I = np.asarray(counts_I)
+    factor_I = np.full(len(counts_I), cold_gain, np.float32)
+    warm = counts_I > 0
+    factor_I[warm] = counts_I[warm].astype(np.float64) ** -tail_power
+    return factor_I
+
+
 def dialled(item_vectors: np.ndarray, counts_I: np.ndarray, *, tail_power: float, cold_gain: float) -> np.ndarray:
     """Item vectors as served: warm q_i times n_i^-tail_power, cold q_c times cold_gain.
 
@@ -111,10 +120,7 @@ def dialled(item_vectors: np.ndarray, counts_I: np.ndarray, *, tail_power: float
     that no loss on the training data can make; (0, 1) changes nothing. For models of lists, whose scores are products
     alone and mostly positive; `popularity_discount` is for ratings.
     """
-    counts_I = np.asarray(counts_I)
-    factor_I = np.full(len(counts_I), cold_gain, item_vectors.dtype)
-    warm = counts_I > 0
-    factor_I[warm] = counts_I[warm].astype(np.float64) ** -tail_power
+    factor_I = dial_factors(counts_I, tail_power=tail_power, cold_gain=cold_gain).astype(item_vectors.dtype)
     return item_vectors * factor_I[:, None]
 
 

@@ -135,6 +135,7 @@ def of_ratings(
     num_items: int,
     *,
     text_IxE: np.ndarray | None = None,
+    words_IxR: np.ndarray | None = None,
     profile_UxE: np.ndarray | None = None,
     item_attributes: Mapping[str, pd.Series] | None = None,
     user_attributes: Mapping[str, pd.Series] | None = None,
@@ -142,8 +143,9 @@ def of_ratings(
 ) -> tuple[SideInformation, SideInformation]:
     """Everything that the training events, texts and tables give: side information of the users and of the items.
 
-    Blocks: text, popularity, singular, history (users: mean text of the training history), profile (users: their own
-    texts, as `text` for items) and each attribute by its name. `leave_out` names blocks to do without.
+    Blocks: text, words (items: their texts by TF-IDF, as `text`), popularity, singular, history (users: mean text of
+    the training history), profile (users: their own texts, as `text` for items) and each attribute by its name.
+    `leave_out` names blocks to do without.
     """
     counts_U, counts_I = np.bincount(user_N, minlength=num_users), np.bincount(item_N, minlength=num_items)
     left, right = singular_vectors(user_N, item_N, num_users, num_items)
@@ -151,6 +153,8 @@ def of_ratings(
     if text_IxE is not None:
         items["text"] = text(text_IxE, counts_I > 0)
         users["history"] = history_mean(items["text"], user_N, item_N, num_users)
+    if words_IxR is not None:
+        items["words"] = text(words_IxR, counts_I > 0)
     if profile_UxE is not None:
         users["profile"] = text(profile_UxE, counts_U > 0)
     items |= {"popularity": popularity(counts_I), "singular": right}

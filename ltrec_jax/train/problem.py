@@ -33,7 +33,7 @@ class Problem:
 
     `profiles_UxE`: the same of the user texts (`data.user_template`), None without; no phase changes them.
     `lexical` and `words_IxR`: the channel of words, fitted on all item texts as the centre of their vectors is, and
-    theirs; None without `whole_data.lexical_share`.
+    theirs; None without a `lexical_share` of the solve.
     `dry`: nothing is encoded or fitted; those vectors and hidden states are zeros that take no memory.
     """
 
@@ -79,6 +79,17 @@ class Problem:
         counts = popularity(split.train.item, split.dataset.num_items)
         gate = popularity_gate(counts.counts, self.config.model.gate_count)
         return dataclasses.replace(self, split=split, popularity=counts, gate_I=gate)
+
+    def under(self, config: Config) -> "Problem":
+        """The same rows and texts with other settings of model, solves and training.
+
+        What texts are read from and by (`data`, `encoder`) must be the same: `ValueError`.
+        """
+        if (config.data, config.encoder) != (self.config.data, self.config.encoder):
+            raise ValueError("other data or another encoder are another problem")
+        lexical, words_IxR = _words(self.tokens, self.encoder, config, dry=self.dry)
+        gate_I = popularity_gate(self.popularity.counts, config.model.gate_count)
+        return dataclasses.replace(self, config=config, gate_I=gate_I, lexical=lexical, words_IxR=words_IxR)
 
     def hidden_states(self) -> HiddenStates | None:
         """What leaves the frozen layers, from the cache; None without any, with dropout in them, or unasked."""
@@ -187,7 +198,8 @@ def _words(
     tokens: TokenStore, encoder: Encoder, config: Config, *, dry: bool
 ) -> tuple[Lexical | None, np.ndarray | None]:
     """The channel of words and the texts' vectors in it, where the configuration asks for them."""
-    settings, vocab_size = config.whole_data, encoder.config.vocab_size
+    settings = config.bayes if config.schedule.goal == "explicit" else config.whole_data
+    vocab_size = encoder.config.vocab_size
     if not settings.lexical_share:
         return None, None
     if dry:

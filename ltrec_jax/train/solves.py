@@ -13,7 +13,7 @@ import pandas as pd
 from ltrec_jax.data import columns
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.model.words import Words
-from ltrec_jax.solve import anchored_als, anchored_model, bayes, cold_start, side_information
+from ltrec_jax.solve import anchored_model, bayes, cold_start, side_information
 from ltrec_jax.solve.anchored_model import Anchors
 from ltrec_jax.solve.fold_in import UserPrior
 from ltrec_jax.train.problem import Problem
@@ -79,9 +79,6 @@ def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) 
     model = anchored_model.fit(user, item, anchors, num_users=num_users, settings=settings, spread=problem.spread)
     zeros_U, zeros_I = np.zeros(num_users, np.float32), np.zeros(num_items, np.float32)
     projection_ExD, word_map_RxD = anchors.parts(model.projection)
-    words = None
-    if problem.lexical is not None and problem.words_IxR is not None:
-        words = Words(problem.lexical, word_map_RxD, problem.words_IxR)
     return Solved(
         vectors=Vectors(0.0, model.user_vectors, zeros_U, model.item_vectors, zeros_I, predicts_ratings=False),
         item_rows=model.item_vectors,
@@ -89,7 +86,7 @@ def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) 
         anchors=anchors,
         head=_head(anchors.center_E, projection_ExD, np.zeros(len(anchors.center_E), np.float32), 0.0),
         prior=model.prior,
-        words=words,
+        words=_words(problem, word_map_RxD, np.zeros(len(word_map_RxD), np.float32)),
     )
 
 
@@ -107,6 +104,7 @@ def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
         dataset.num_users,
         dataset.num_items,
         text_IxE=features_IxE,
+        words_IxR=problem.words_IxR,
         profile_UxE=problem.profiles_UxE,
         item_attributes=_attributes(dataset.items),
         user_attributes=_attributes(dataset.users),
@@ -125,22 +123,31 @@ def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
     vectors, counts_I = model.vectors, problem.popularity.counts
     rows = np.column_stack([vectors.item_biases, vectors.item_vectors])
     # What a text alone says of a row: a ridge from it, since the solve's own features are more than texts.
-    center = np.asarray(features_IxE, np.float64).mean(axis=0).astype(np.float32)
-    z_IxE = anchored_als.anchors(features_IxE, center, 1.0)
+    share = problem.config.bayes.lexical_share
+    center, z_IxE = anchored_model.text_directions(features_IxE, share, problem.words_IxR)
     weight_I = np.sqrt(counts_I)
     mean = (weight_I @ rows / max(weight_I.sum(), 1e-12)).astype(np.float32)
     warm = counts_I > 0
     found = cold_start.ridge_map(z_IxE[warm], (rows - mean)[warm], counts_I[warm], l2=_HEAD_L2).astype(np.float32)
-    head = _head(center, found[:, 1:], found[:, 0], vectors.mu)
+    anchors = Anchors(center, z_IxE, found, share)
+    of_text, of_words = anchors.parts(found)
+    head = _head(center, of_text[:, 1:], of_text[:, 0], vectors.mu)
     placed = np.where(warm[:, None], rows, (rows + mean + z_IxE @ found) / 2).astype(np.float32)
     return Solved(
         vectors=dataclasses.replace(vectors, item_biases=placed[:, 0], item_vectors=placed[:, 1:]),
         item_rows=rows - mean,
         counts=counts_I,
-        anchors=Anchors(center, z_IxE, found),
+        anchors=anchors,
         head={**head, "intercept": mean},
         prior=model.prior,
+        words=_words(problem, of_words[:, 1:], of_words[:, 0]),
     )
+
+
+def _words(problem: Problem, projection_RxD: np.ndarray, text_bias_R: np.ndarray) -> Words | None:
+    if problem.lexical is None or problem.words_IxR is None:
+        return None
+    return Words(problem.lexical, projection_RxD, text_bias_R, problem.words_IxR)
 
 
 def _attributes(table: pd.DataFrame) -> dict[str, pd.Series]:

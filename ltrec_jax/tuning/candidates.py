@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import json
 import operator
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,10 @@ from ltrec_jax.config import Config
 from ltrec_jax.data.dataset import Split
 from ltrec_jax.errors import UserError, unknown_name
 from ltrec_jax.solve import anchored_model
+from ltrec_jax.train import schedule
 from ltrec_jax.train.fit import fit as fit_by_gradient
+from ltrec_jax.train.problem import Problem, load_problem
+from ltrec_jax.train.tracking import Nowhere
 from ltrec_jax.tuning.spaces import BASELINE_SPACES, OWN_SCHEDULES, OWN_SPACES, Space
 from ltrec_jax.types import Recommender
 
@@ -30,7 +36,8 @@ class Candidate:
     """A model to tune. `fit(values)` learns from the training part alone.
 
     `defaults` are the values that are tried first; `rates`: it predicts ratings. `settings(values)`: all settings,
-    those of a baseline or a whole `Config` for a model of our own.
+    those of a baseline or a whole `Config` for a model of our own. `about`: what else its trials depend on, as plain
+    values; a search that goes on must have the same.
     """
 
     name: str
@@ -39,6 +46,7 @@ class Candidate:
     rates: bool
     fit: Callable[[Values], Recommender]
     settings: Callable[[Values], Any]
+    about: Values = dataclasses.field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -52,12 +60,13 @@ def candidates(
     """The models of these names on a split whose test part is out of their sight. Unknown names are a `UserError`."""
     hidden = dataclasses.replace(split, test_rows=np.zeros(0, np.int64))
     train = training(hidden, positive_rating, texts, config.seed)
+    loaded = functools.cache(lambda: load_problem(hidden, config))
     found = []
     for name in dict.fromkeys(wanted):
         if name in registry.BASELINES:
             found.append(_baseline(name, train))
         elif name in OWN_SPACES:
-            found.append(_own(name, hidden, train, config))
+            found.append(_own(name, hidden, train, loaded, config))
         else:
             raise unknown_name("model to tune", name, names())
     if not found:
@@ -87,12 +96,17 @@ def _baseline(name: str, train: Training) -> Candidate:
     )
 
 
-def _own(name: str, split: Split, train: Training, config: Config) -> Candidate:
-    space, config = OWN_SPACES[name], with_values(config, OWN_SCHEDULES[name])
+def _own(name: str, split: Split, train: Training, loaded: Callable[[], Problem], config: Config) -> Candidate:
+    config = with_values(config, OWN_SCHEDULES[name])
+    rates_by_solve = config.schedule.goal == "explicit"
     fit, rates = {
         "gradient": (functools.partial(_gradient, split), config.train.predicts_ratings),
         "whole-data": (functools.partial(_whole_data, train), False),
+        "bayes": (functools.partial(_scheduled, loaded), rates_by_solve),
+        "gibbs": (functools.partial(_scheduled, loaded), rates_by_solve),
+        "schedule": (functools.partial(_scheduled, loaded), rates_by_solve),
     }[name]
+    space = {field: allowed for field, allowed in OWN_SPACES[name].items() if _is_read(field, config)}
     return Candidate(
         name=name,
         space=space,
@@ -100,7 +114,18 @@ def _own(name: str, split: Split, train: Training, config: Config) -> Candidate:
         rates=rates,
         fit=lambda values: fit(with_values(config, values)),
         settings=lambda values: with_values(config, values),
+        about={"configuration": json.loads(json.dumps(plain_settings.to_dict(config)))},
     )
+
+
+def _is_read(field: str, config: Config) -> bool:
+    """Whether training by this configuration reads a setting of a space at all."""
+    schedule = config.schedule
+    if schedule.steps == "gradient":
+        return True
+    if field in ("schedule.learning_rate", "train.learning_rate"):
+        return (schedule.tune_on == "items") == (field == "schedule.learning_rate")
+    return schedule.goal == "whole_data" or not field.startswith("whole_data.")
 
 
 def _gradient(split: Split, config: Config) -> Recommender:
@@ -113,3 +138,9 @@ def _whole_data(train: Training, config: Config) -> Recommender:
     anchors = anchored_model.text_anchors(texts.vectors, settings, texts.words_for(settings))
     model = anchored_model.fit(likes.row, likes.col, anchors, num_users=train.num_users, settings=config.whole_data)
     return Factors(model.user_vectors, model.item_vectors)
+
+
+def _scheduled(loaded: Callable[[], Problem], config: Config) -> Recommender:
+    """The schedule as `ltrec train` runs it without a refit; texts are read and encoded once for all trials."""
+    with tempfile.TemporaryDirectory(prefix="ltrec-") as checkpoints:
+        return schedule.run(loaded().under(config), Path(checkpoints), Nowhere()).solved.vectors

@@ -56,6 +56,13 @@ BASELINE_SPACES: Mapping[str, Space] = {
     "tfidf-knn": {"center": OneOf((True, False))},
 }
 """Of each baseline, by the names of its settings."""
+_RATINGS: Space = {
+    "bayes.factor_sd": Real(0.1, 2.0),
+    "bayes.bias_sd": Real(0.1, 1.5),
+    "bayes.user_noise": Real(1.0, 50.0),
+    "bayes.item_noise": Real(1.0, 100.0),
+    "bayes.lexical_share": Real(0.0, 0.5, log=False),
+}
 OWN_SPACES: Mapping[str, Space] = {
     "gradient": {
         "model.embedding_dropout": Real(0.0, 0.8, log=False),
@@ -71,14 +78,37 @@ OWN_SPACES: Mapping[str, Space] = {
         "whole_data.unobserved_weight": Real(0.02, 0.5),
         "whole_data.l2": Real(0.003, 0.3),
         "whole_data.propensity_power": Real(0.0, 0.5, log=False),
+        "whole_data.alternations": Whole(1, 12),
         "whole_data.cold": OneOf(("text_map", "ridge", "kernel_ridge", "neighbours")),
         "whole_data.cold_l2": Real(3.0, 1000.0),
         "whole_data.lexical_share": Real(0.0, 0.5, log=False),
     },
+    "bayes": {
+        "bayes.factors": Whole(4, 32),
+        "bayes.iterations": Whole(50, 400),
+        **_RATINGS,
+    },
+    "gibbs": {
+        "bayes.gibbs_factors": Whole(8, 48),
+        "bayes.sweeps": Whole(100, 500),
+        **_RATINGS,
+    },
+    "schedule": {
+        "schedule.learning_rate": Real(1e-5, 3e-4),
+        "train.learning_rate": Real(1e-5, 2e-4),
+        "schedule.epochs": Whole(1, 16),
+        "schedule.trainable": OneOf(("top:1", "top:2", "top:3", "all")),
+        "whole_data.cold_l2": Real(3.0, 1000.0),
+    },
 }
-"""Of our own models, by the names of settings of the configuration."""
+"""Of our own models, by the names of settings of the configuration: gradient training, the solve for lists, the two
+solves of ratings, and the fine-tuning of the whole schedule, whose solves keep the settings they were given. Of these
+names a search leaves out what its configuration does not read."""
 OWN_SCHEDULES: Mapping[str, Mapping[str, str]] = {
     "gradient": {"schedule.steps": "gradient"},
     "whole-data": {"schedule.steps": "solve", "schedule.goal": "whole_data"},
+    "bayes": {"schedule.steps": "solve", "schedule.goal": "explicit", "bayes.method": "vb"},
+    "gibbs": {"schedule.steps": "solve", "schedule.goal": "explicit", "bayes.method": "gibbs"},
+    "schedule": {"schedule.steps": "solve_tune_solve"},
 }
 """What makes a configuration train each of them."""

@@ -60,7 +60,7 @@ def tune(
             timeout=timeout,
             seed=config.seed,
             study=out / STUDY,
-            about=about,
+            about=about | dict(candidate.about),
         )
         _write(out, candidate, found[candidate.name])
     return found

@@ -71,6 +71,8 @@ def test_an_item_and_feedback_come_and_go(client):
         ("/v1/recommend", {"user": "u7", "k": 0}, 422),
         ("/v1/recommend", {"user": "u7", "k": 10**9}, 422),
         ("/v1/recommend", {"user": "u7", "tail": 2}, 422),
+        ("/v1/recommend", {"user": "u7", "cold_gain": 11}, 422),
+        ("/v1/recommend", {"user": "u7", "cold_gain": 2}, 422),
         ("/v1/recommend", {"user": "nobody"}, 404),
         ("/v1/recommend", {"liked": ["nothing"]}, 404),
         ("/v1/recommend", {"user": "u7", "filters": {"colour": ["red"]}}, 422),

@@ -46,6 +46,20 @@ def test_excluded_and_forbidden_items_are_never_listed(vectors, make):
     assert np.all(np.diff(scores, axis=1) <= 0)
 
 
+@pytest.mark.parametrize("make", [exact_index, lambda v: faiss_index(v, "hnsw")], ids=["exact", "hnsw"])
+def test_scores_are_multiplied_before_they_are_ranked(vectors, make):
+    factor = np.random.default_rng(2).uniform(0.2, 2.0, 500).astype(np.float32)
+    allowed = factor > 0.3
+    scores = np.array(vectors.score(np.arange(5))) * factor
+    scores[:, ~allowed] = -np.inf
+    items, found = make(vectors).search(
+        vectors.user_vectors[:5], vectors.user_biases[:5], 20, Among(None, allowed, factor)
+    )
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+    np.testing.assert_array_equal(items, expected)
+    np.testing.assert_allclose(found, np.take_along_axis(scores, expected, axis=1), rtol=1e-5)
+
+
 def test_lists_end_where_the_catalogue_ends(vectors):
     allowed = np.zeros(500, bool)
     allowed[[7, 3]] = True

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from ltrec_jax.bundle import Bundle
-from ltrec_jax.config import ScheduleConfig, WholeDataConfig
+from ltrec_jax.config import BayesConfig, ScheduleConfig, WholeDataConfig
 from ltrec_jax.serve.export import export_bundle
-from ltrec_jax.serve.placing import Placer
+from ltrec_jax.serve.placing import Placer, anchors
 from ltrec_jax.serve.service import NEW, Query, Service
 from ltrec_jax.text.store import TokenStore
 from ltrec_jax.text.tokenizer import load_tokenizer
+from ltrec_jax.train import solves
 from ltrec_jax.train.fit import fit
+from ltrec_jax.train.problem import load_problem
 
 RANK, LENGTH = 6, 16
 
@@ -38,6 +40,20 @@ def loaded(run):
     return Bundle.load(run / "bundle")
 
 
+def rating_words(config, share=0.3, **schedule):
+    schedule = ScheduleConfig(goal="explicit", **({"steps": "solve"} | schedule))
+    bayes = BayesConfig(factors=4, iterations=20, lexical_share=share, lexical_rank=RANK)
+    return dataclasses.replace(config, schedule=schedule, bayes=bayes)
+
+
+@pytest.fixture(scope="module")
+def rated(small_split, small_config, tmp_path_factory):
+    """A model of ratings to whose side information words belong."""
+    out = tmp_path_factory.mktemp("rated") / "run"
+    fit(small_split, rating_words(small_config), out)
+    return Bundle.load(out / "bundle")
+
+
 def cold_items(bundle):
     """Items without a like in training: they stand where their texts are placed."""
     liked = bundle.history.items[bundle.history.ratings >= 4]
@@ -58,7 +74,8 @@ def test_a_new_item_with_a_cold_items_text_stands_where_that_item_stands(loaded)
     found = placed(loaded, loaded.items["text"].iloc[cold].tolist())
     assert loaded.vectors.item_vectors.shape[1] == 16 + RANK
     np.testing.assert_allclose(found.anchor_KxD, loaded.vectors.item_vectors[cold], atol=1e-6)
-    words_alone = loaded.words.of_items(cold)
+    words_alone, bias = loaded.words.of_items(cold)
+    assert not bias.any()
     assert np.abs(words_alone).max() > 1e-3  # not by the encoder's part alone
 
 
@@ -82,7 +99,41 @@ def test_the_service_lists_it_beside_its_twin_and_explains_both_by_their_texts(l
         service.close()
 
 
-def test_what_other_systems_run_places_texts_alike(loaded, tmp_path):
+@pytest.mark.slow
+def test_words_place_new_texts_of_a_model_of_ratings(rated, small_split, small_config):
+    """Vector and bias of a text: the ridge from directions of texts and words together, as the solve left it."""
+    problem = load_problem(small_split, rating_words(small_config))
+    solved = solves.solve(problem, problem.features_IxE)
+    assert rated.words.projection.shape == (RANK, 4)
+    row_IxD = solved.anchors.vectors + solved.head["intercept"]
+    found = placed(rated, rated.items["text"].tolist())
+    np.testing.assert_allclose(found.anchor_KxD, row_IxD[:, 1:], atol=1e-4)
+    np.testing.assert_allclose(found.bias_K, row_IxD[:, 0], atol=1e-4)
+    _, by_encoder = anchors(rated.head, problem.features_IxE)
+    assert np.abs(found.bias_K - by_encoder).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_a_rated_service_explains_a_new_item_by_its_text(rated):
+    service = Service(rated)
+    try:
+        service.put_item("fresh", str(rated.items["text"].iloc[85]))
+        answer = service.recommend([Query(user="u7", k=200, show_seen=True)])[0]
+        fresh = next(one for one in answer if one.item_id == "fresh")
+        assert fresh.group == NEW
+        assert fresh.from_behaviour == pytest.approx(0, abs=1e-5)
+        assert fresh.bias + fresh.from_text == pytest.approx(fresh.score, abs=1e-5)
+        before = next(one for one in answer if one.item_id == "i0")
+        service.put_item("i0", before.text)
+        answer = service.recommend([Query(user="u7", k=200, show_seen=True)])[0]
+        assert next(one for one in answer if one.item_id == "i0").score == pytest.approx(before.score, abs=2e-3)
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize("goal", ["loaded", pytest.param("rated", marks=pytest.mark.slow)])
+def test_what_other_systems_run_places_texts_alike(goal, tmp_path, request):
+    loaded = request.getfixturevalue(goal)
     jax_export = pytest.importorskip("jax.export")
     pytest.importorskip("flatbuffers")
     from ltrec_jax.bundle import load_tensors
@@ -97,8 +148,9 @@ def test_what_other_systems_run_places_texts_alike(loaded, tmp_path):
         ids[row, : tokens.lengths[row]] = tokens.row(row)
     program = jax_export.deserialize((tmp_path / "exported" / "encoder.jaxexport").read_bytes())
     parameters = load_tensors(tmp_path / "exported" / "parameters.safetensors")
-    _, anchor, _ = program.call(parameters, ids, tokens.lengths.astype(np.int32))
+    _, anchor, bias = program.call(parameters, ids, tokens.lengths.astype(np.int32))
     np.testing.assert_allclose(anchor, placed(loaded, texts).anchor_KxD, atol=1e-5)
+    np.testing.assert_allclose(bias, placed(loaded, texts).bias_K, atol=1e-5)
 
 
 def test_a_bundle_from_before_there_were_words_opens(small_split, small_config, tmp_path, loaded):
@@ -134,3 +186,12 @@ def test_after_fine_tuning_words_still_place_a_new_item(small_split, small_confi
     cold = cold_items(tuned)
     found = placed(tuned, tuned.items["text"].iloc[cold].tolist())
     np.testing.assert_allclose(found.anchor_KxD, tuned.vectors.item_vectors[cold], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_schedule_of_ratings_goes_through_with_words(small_split, small_config, tmp_path):
+    schedule = {"steps": "solve_tune_solve", "trainable": "top:1", "epochs": 1, "batch_items": 16}
+    bundle = fit(small_split, rating_words(small_config, **schedule), tmp_path / "run")
+    events = small_split.validation
+    assert np.isfinite(bundle.score_pairs(events.user, events.item)).all()
+    assert bundle.words.projection.any()

@@ -103,5 +103,12 @@ def test_blocks_of_ratings_use_what_is_there_and_leave_out_what_is_asked():
     users, items = side_information.of_ratings(user, item, 15, 9, text_IxE=RNG.normal(size=(9, 5)))
     assert users.names == ("intercept", "popularity", "singular", "history")
     assert items.names == ("intercept", "text", "popularity", "singular")
+    words = RNG.normal(size=(9, 4))
+    users, items = side_information.of_ratings(user, item, 15, 9, words_IxR=words, text_IxE=RNG.normal(size=(9, 5)))
+    assert users.names == ("intercept", "popularity", "singular", "history")
+    assert items.names == ("intercept", "text", "words", "popularity", "singular")
+    block = items.columns[:, items.group == items.names.index("words")]
+    centred = words - words.mean(axis=0)
+    assert np.linalg.matrix_rank(np.hstack([centred, block]), tol=1e-4) == block.shape[1] == 4
     users, items = side_information.of_ratings(user, item, 15, 9, leave_out=("singular",))
     assert users.names == items.names == ("intercept", "popularity")

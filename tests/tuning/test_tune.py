@@ -9,11 +9,15 @@ import pytest
 from ltrec_jax import config as configuration
 from ltrec_jax.baselines import registry
 from ltrec_jax.baselines.item_texts import ItemTexts
+from ltrec_jax.commands.runs import chosen_config
+from ltrec_jax.config import Config
 from ltrec_jax.data import splits
 from ltrec_jax.data.dataset import Interactions
 from ltrec_jax.data.popularity import popularity
 from ltrec_jax.errors import UserError
 from ltrec_jax.evaluation import report
+from ltrec_jax.train.fit import fit
+from ltrec_jax.train.problem import load_problem
 from ltrec_jax.tuning import candidates, search, spaces
 from ltrec_jax.tuning.judge import judge, validation_as_test
 from ltrec_jax.tuning.tune import trials_table, tune
@@ -170,6 +174,72 @@ def test_our_own_models_are_searched_the_same_way(split, small_config, tmp_path)
     )
     assert found["whole-data"].best.value > found["random"].best.value
     assert len(found["random"].trials) == 1
+
+
+def solving(config, **schedule):
+    """Small settings under which the spaces of solves and schedule begin."""
+    return candidates.with_values(
+        config,
+        {"bayes.iterations": 60, "bayes.factors": 4, "bayes.gibbs_factors": 8, "bayes.sweeps": 100}
+        | {f"schedule.{name}": value for name, value in schedule.items()},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cache")
+def test_the_solve_of_ratings_is_searched_by_its_validation_error(split, small_config, tmp_path, monkeypatch):
+    """Texts are encoded once for all trials; what is written trains the model that was found best."""
+    loads = []
+    monkeypatch.setattr(candidates, "load_problem", lambda *given: loads.append(given) or load_problem(*given))
+    found = tune(split, solving(small_config), ("bayes", "gibbs"), tmp_path, trials=1)["bayes"]
+    assert found.objective == "rmse"
+    assert {"bayes.factors", "bayes.iterations", "bayes.factor_sd"} <= set(found.best.values)
+    assert len(loads) == 1
+    assert (tmp_path / "gibbs.toml").is_file()
+    kept = chosen_config(tmp_path / "bayes.toml", [], "ltrec train")
+    assert (kept.schedule.steps, kept.schedule.goal, kept.bayes.method) == ("solve", "explicit", "vb")
+    vectors, events = fit(split, kept).vectors, split.validation
+    error = vectors.score_pairs(events.user, events.item) - events.rating
+    assert np.sqrt(np.mean(error.astype(np.float64) ** 2)) == pytest.approx(found.best.value, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(("goal", "objective"), [("explicit", "rmse"), ("whole_data", "sum")])
+def test_the_schedule_is_searched_with_its_fine_tuning(split, small_config, tmp_path, goal, objective):
+    config = solving(small_config, goal=goal, epochs=1, trainable="top:1", batch_items=16)
+    found = tune(split, config, ("schedule",), tmp_path, trials=2)
+    assert found["schedule"].objective == objective
+    kept = configuration.from_toml((tmp_path / "schedule.toml").read_text())
+    assert (kept.schedule.steps, kept.schedule.goal) == ("solve_tune_solve", goal)
+    assert all(trial.value is not None for trial in found["schedule"].trials)
+
+
+def test_a_space_holds_what_its_configuration_reads(split, small_config):
+    def space(name, **schedule):
+        (found,) = candidates.candidates([name], split, solving(small_config, **schedule), 4.0, texts())
+        return set(found.space)
+
+    common = {"schedule.epochs", "schedule.trainable"}
+    assert space("schedule") == common | {"schedule.learning_rate"}
+    assert space("schedule", tune_on="pairs") == common | {"train.learning_rate"}
+    assert space("schedule", goal="whole_data") == common | {"schedule.learning_rate", "whole_data.cold_l2"}
+    assert space("whole-data") == set(spaces.OWN_SPACES["whole-data"])
+    for name in spaces.OWN_SPACES:
+        config = candidates.with_values(small_config, spaces.OWN_SCHEDULES[name])
+        for field, allowed in spaces.OWN_SPACES[name].items():
+            ends = allowed.values if isinstance(allowed, spaces.OneOf) else (allowed.low, allowed.high)
+            for value in ends:
+                assert candidates.with_values(config, {field: value}) != Config(), field
+
+
+@pytest.mark.usefixtures("cache")
+def test_another_configuration_is_another_search(split, small_config, tmp_path):
+    config = solving(small_config)
+    tune(split, config, ("whole-data",), tmp_path, trials=1, texts=texts())
+    with pytest.raises(UserError, match="another configuration"):
+        other = candidates.with_values(config, {"whole_data.lexical_rank": 7})
+        tune(split, other, ("whole-data",), tmp_path, trials=2, texts=texts())
 
 
 @pytest.mark.slow
