@@ -126,7 +126,7 @@ def run_phase(
                     error = processes.of_first(evaluate(state))
                     best.see(done, error)
                     meter.evaluated(done, error)
-                checkpoints.save(done, state, {"best": _plain(best)}, error=error)
+                checkpoints.save(done, state, {"best": _plain(best)}, best=best.step)
                 saved = time.monotonic()
             # Several processes must stop and save at one step: they agree where they wait for figures anyway.
             if not settled and processes.number() > 1:
@@ -136,7 +136,7 @@ def run_phase(
             if (stopping or saving) and done % per_epoch:
                 # Never saved unseen: what is kept last is good.
                 _refuse(meter.flush(), phase, checkpoints)
-                checkpoints.save(done, state, {"best": _plain(best)})
+                checkpoints.save(done, state, {"best": _plain(best)}, best=best.step)
                 saved = time.monotonic()
             if stopping:
                 checkpoints.wait()

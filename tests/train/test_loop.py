@@ -76,6 +76,11 @@ def test_the_best_epoch_is_what_comes_out(tmp_path):
     assert (outcome.epoch, outcome.error, int(outcome.state.step)) == (2, 0.5, 8)
 
 
+def test_of_equal_epochs_the_first_comes_out(tmp_path):
+    outcome = run(tmp_path, epochs=5, errors=[0.5, 0.5, 0.6, 0.5, 0.7])
+    assert (outcome.epoch, outcome.error, int(outcome.state.step)) == (1, 0.5, 4)
+
+
 def test_patience_ends_early_and_says_so(tmp_path):
     outcome = run(tmp_path, epochs=9, errors=[0.9, 0.5, 0.7, 0.8, 0.1], patience=2)
     assert (outcome.epoch, outcome.error) == (2, 0.5)
