@@ -193,7 +193,7 @@ def _finite(state: TrainState) -> bool:
 
 
 def _refusal(what: str, step: int, phase: Phase, checkpoints: Checkpoints, *, seen: int) -> UserError:
-    """`seen`: the last step whose loss was good. A checkpoint that none of those was computed from is not called good."""
+    """`seen`: the last step with a good loss. A checkpoint is called good if one of those was computed from it."""
     checkpoints.wait()
     kept = checkpoints.steps
     good = [checkpoint for checkpoint in kept if checkpoint < seen]
