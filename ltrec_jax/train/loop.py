@@ -7,10 +7,8 @@ say what the sums of a step mean. Out of scope: what is shown and written meanwh
 import contextlib
 import dataclasses
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +18,7 @@ import numpy as np
 from ltrec_jax import processes
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.parallel import Parallel
+from ltrec_jax.train import stopping
 from ltrec_jax.train.batches import Source, prefetch
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.meter import Figures, Meter, Work
@@ -125,8 +124,15 @@ def run_phase(
             raise _refusal("What is learnt is no longer finite", step, phase, checkpoints, seen=step)
         checkpoints.save(step, state, {"best": _plain(best), "first_loss": _json(meter.first_loss)}, best=best.step)
 
-    saved = time.monotonic()
-    with _stop_signals() as stop, contextlib.closing(meter):
+    def stopped() -> StoppedError:
+        checkpoints.wait()
+        return StoppedError(
+            f"Stopped on {stop.asked or 'a signal'} at step {done} of {total} ({phase.name}); all is saved. "
+            f"{stopping.RESUME}"
+        )
+
+    saved, done = time.monotonic(), start
+    with stopping.deferred() as stop, contextlib.closing(meter):
         for number, batch in prefetch(source, start, total, parallel.shard):
             if phase.patience and best.worse >= phase.patience:
                 reason = f"no better validation error in {best.worse} evaluations"
@@ -150,18 +156,17 @@ def run_phase(
             if not settled and processes.number() > 1:
                 continue
             due = 0 < 60 * phase.save_minutes <= time.monotonic() - saved
-            stopping, saving = processes.anywhere(bool(stop.asked), due)
-            if (stopping or saving) and done % per_epoch:
+            asked, saving = processes.anywhere(bool(stop.asked), due)
+            if (asked or saving) and done % per_epoch:
                 look()
                 save(done)
                 saved = time.monotonic()
-            if stopping:
-                checkpoints.wait()
-                raise StoppedError(
-                    f"Stopped on {stop.asked or 'a signal'} at step {done} of {total} ({phase.name}); all is saved. "
-                    "Run the same command with --resume to go on."
-                )
+            if asked:
+                raise stopped()
         meter.finish()
+        # What came after the last step: its figures are the last ones, and what measures the machine takes seconds.
+        if any(processes.anywhere(bool(stop.asked))):
+            raise stopped()
     if evaluate is None or not best.step:
         return Outcome(state, phase.epochs, None, reason)
     if best.step != int(state.step):
@@ -206,28 +211,3 @@ def _refusal(what: str, step: int, phase: Phase, checkpoints: Checkpoints, *, se
     )
     rate = f" and learning rate {phase.learning_rate(step - 1):.2g}" if phase.learning_rate else ""
     return UserError(f"{what} at step {step}{rate} ({phase.name}); {told}. {phase.figures.remedy}")
-
-
-@dataclasses.dataclass
-class _Stop:
-    asked: str = ""
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Turn SIGINT and SIGTERM into a request that the loop honours after the current step. Main thread only."""
-    stop = _Stop()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.asked = signal.Signals(number).name
-
-    previous: dict[int, Any] = {}
-    try:
-        for caught in (signal.SIGINT, signal.SIGTERM):
-            # Raises ValueError outside the main thread, where Python delivers no signals: nothing to restore then.
-            with contextlib.suppress(ValueError):
-                previous[caught] = signal.signal(caught, ask)
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

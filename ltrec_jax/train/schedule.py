@@ -17,7 +17,7 @@ import numpy as np
 from ltrec_jax import processes
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.solve.anchored_model import Anchors
-from ltrec_jax.train import gradient, item_phase, phases
+from ltrec_jax.train import gradient, item_phase, phases, stopping
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.item_phase import ITEMS
 from ltrec_jax.train.problem import Problem
@@ -98,6 +98,7 @@ def _solve(
         found = processes.of_first(float(np.sqrt(np.mean(error.astype(np.float64) ** 2))))
         row["validation_rmse"] = found
     writer.write(0, row)
+    stopping.check()
     return solved, found
 
 

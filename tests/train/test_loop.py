@@ -121,6 +121,16 @@ def test_a_stop_is_saved_and_the_resumed_run_has_the_same_bits(tmp_path, signal_
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_stop_after_the_last_step_is_honoured(tmp_path):
+    """What a machine can do is measured at the end of a phase: seconds in which a signal may come."""
+    work = Work(2e9, lambda: signal.raise_signal(signal.SIGTERM) or 1e12)
+    with pytest.raises(StoppedError, match=r"SIGTERM at step 12 of 12 \(head\); all is saved"):
+        run(tmp_path, work=work)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    outcome = run(tmp_path, work=work)
+    assert int(outcome.state.step) == 12
+
+
 def test_a_finished_phase_is_not_run_again(tmp_path):
     run(tmp_path, errors=[0.9, 0.5, 0.7])
     writer = Rows()
