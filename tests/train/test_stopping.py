@@ -1,5 +1,6 @@
 """A signal ends the work at once or is kept for later, and files are whole either way."""
 
+import contextlib
 import signal
 
 import pytest
@@ -20,11 +21,15 @@ def handlers():
 
 @BOTH
 def test_a_signal_ends_the_work_at_once_and_leaves_nothing_half_written(number, tmp_path):
-    with pytest.raises(StoppedError, match=f"Stopped on {number.name}; all is well"), stopping.at_once("; all is well"):
-        with storage.new_directory(tmp_path / "made") as place:
-            (place / "first").write_text("1")
-            signal.raise_signal(number)
-            pytest.fail("the work went on")
+    told = "; all is well"
+    with (
+        pytest.raises(StoppedError, match=f"Stopped on {number.name}{told}"),
+        stopping.at_once(told),
+        storage.new_directory(tmp_path / "made") as place,
+    ):
+        (place / "first").write_text("1")
+        signal.raise_signal(number)
+        pytest.fail("the work went on")
     assert not list(tmp_path.iterdir())
 
 
@@ -47,10 +52,8 @@ def test_a_rename_is_finished_first(tmp_path, monkeypatch):
 
 def test_a_signal_that_a_library_swallows_is_honoured_at_the_end():
     with pytest.raises(StoppedError), stopping.at_once(""):
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-        except KeyboardInterrupt:
-            pass
 
 
 def test_a_deferred_signal_waits_and_is_handed_out():
