@@ -51,9 +51,8 @@ def test_a_rename_is_finished_first(tmp_path, monkeypatch):
 
 
 def test_a_signal_that_a_library_swallows_is_honoured_at_the_end():
-    with pytest.raises(StoppedError), stopping.at_once(""):
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(StoppedError), stopping.at_once(""), contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_deferred_signal_waits_and_is_handed_out():
