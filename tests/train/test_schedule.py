@@ -158,7 +158,14 @@ def test_a_schedule_that_was_stopped_ends_with_the_same_bits_and_is_traced_where
     with monkeypatch.context() as patched, pytest.raises(StoppedError, match="--resume"):
         patched.setattr(fitting, "open_writer", lambda *_: StopsAt())
         fit(small_split, config, tmp_path / "stopped")
+    solved = []
+    monkeypatch.setattr(schedule, "solve", lambda *given: solved.append(solves.solve(*given)) or solved[-1])
     resumed = fit(small_split, config, tmp_path / "stopped", resume=True)
+    assert len(solved) == 1
+    again = fit(small_split, config, tmp_path / "stopped", resume=True)
+    assert len(solved) == 1
+    np.testing.assert_array_equal(again.vectors.item_vectors, whole.vectors.item_vectors)
+    np.testing.assert_array_equal(again.prior.covariance, whole.prior.covariance)
     for name in ("user_vectors", "item_vectors", "user_biases", "item_biases"):
         np.testing.assert_array_equal(getattr(resumed.vectors, name), getattr(whole.vectors, name))
 
