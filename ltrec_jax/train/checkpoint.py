@@ -57,7 +57,7 @@ class Checkpoints:
         # Absl's logger reports every save at INFO; a person follows the progress bar instead.
         logging.getLogger("absl").setLevel(logging.WARNING)
         self.directory = Path(directory).absolute()
-        self._best = _Named()
+        self._best, self._saving = _Named(), False
         policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), self._best])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy, cleanup_tmp_directories=True, todelete_subdir=_DROPPED
@@ -86,7 +86,7 @@ class Checkpoints:
         """Start saving; returns as soon as the arrays are copied. The step `best` stays beside the newest ones."""
         with _disk_errors(self.directory):
             self._delete_dropped()
-            self._best.step = best
+            self._best.step, self._saving = best, True
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes))),
@@ -100,9 +100,11 @@ class Checkpoints:
                 shutil.rmtree(step)
 
     def wait(self) -> None:
-        """Return when all saves are on disk."""
-        with _disk_errors(self.directory):
-            self._manager.wait_until_finished()
+        """Return when all saves are on disk. Without one under way it costs nothing."""
+        if self._saving:
+            with _disk_errors(self.directory):
+                self._manager.wait_until_finished()
+            self._saving = False
 
     def restore(self, like: PyTree, step: int | None = None) -> Restored | None:
         """The checkpoint of a step (default: the newest), placed like the arrays of `like`; None if there is none.

@@ -33,7 +33,8 @@ Evaluate = Callable[[TrainState], float]
 class Phase:
     """One stretch of training: how long, how often evaluated (once per epoch), when given up, how it is reported.
 
-    It is saved at the end of every epoch, and between them whenever `save_minutes` have passed since (0: never).
+    It is saved at the end of every epoch, and between them whenever `save_minutes` have passed since (0: never). A kill
+    loses one such interval at most, and the step under way.
     `learning_rate` of a step (from 0) and `work` are what is told of them; None: nothing.
     """
 
@@ -138,6 +139,9 @@ def run_phase(
                 reason = f"no better validation error in {best.worse} evaluations"
                 break
             state, metrics = step(state, batch, key)
+            # A save goes on while the next step runs, and ends before the one after: a kill in between would cost two
+            # intervals.
+            checkpoints.wait()
             done = number + 1
             meter.add(done, batch, metrics)
             settled = done % phase.log_every == 0 or done % per_epoch == 0

@@ -100,6 +100,17 @@ def test_a_run_is_saved_by_time_within_an_epoch(tmp_path, minutes, expected):
         assert kept.steps == expected
 
 
+def test_a_kill_at_any_row_would_lose_one_interval(tmp_path):
+    class Looks(Rows):
+        def write(self, step, metrics):
+            newest = max((int(path.name) for path in tmp_path.glob("*") if path.name.isdecimal()), default=0)
+            lost.append(step - newest)
+
+    lost = []
+    run(tmp_path, epochs=4, writer=Looks())
+    assert max(lost) == Source.steps_per_epoch
+
+
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("at", [2, 4, 7])
 def test_a_stop_is_saved_and_the_resumed_run_has_the_same_bits(tmp_path, signal_name, at):
