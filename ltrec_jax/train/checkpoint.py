@@ -1,6 +1,6 @@
 """Checkpoints of a training run: orbax behind one file. Asynchronous, atomic, nothing unpickled.
 
-Kept: the newest few and the one with the best validation error. A save that is cut short is never a checkpoint, and a
+Kept: the newest few and the one that the last save called best. A save that is cut short is never a checkpoint, and a
 deletion that is cut short leaves none: what is no longer kept is renamed first, which is whole or not at all.
 """
 
@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +23,6 @@ from ltrec_jax import processes, storage
 from ltrec_jax.errors import UserError
 from ltrec_jax.types import PyTree
 
-_NO_METRIC = 1e30
 _DROPPED = "dropped"
 
 
@@ -36,6 +35,21 @@ class Restored:
     notes: dict[str, Any]
 
 
+class _Named:
+    """Preserves the step that it is told. Orbax's own `BestN` ranks anew, and knows no error of an earlier process."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> Sequence[bool]:
+        return [info.step == self.step for info in checkpoints]
+
+
 class Checkpoints:
     """The checkpoints under one directory. Use as a context manager: leaving it waits for pending saves."""
 
@@ -43,12 +57,8 @@ class Checkpoints:
         # Absl's logger reports every save at INFO; a person follows the progress bar instead.
         logging.getLogger("absl").setLevel(logging.WARNING)
         self.directory = Path(directory).absolute()
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(keep),
-                checkpoint_managers.BestN(get_metric_fn=lambda metrics: metrics["error"], reverse=True, n=1),
-            ]
-        )
+        self._best, self._saving = _Named(), False
+        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep), self._best])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy, cleanup_tmp_directories=True, todelete_subdir=_DROPPED
         )
@@ -72,14 +82,14 @@ class Checkpoints:
         """Steps of the finished checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: PyTree, notes: Mapping[str, Any], *, error: float | None = None) -> None:
-        """Start saving; returns as soon as the arrays are copied. `error` (lower is better) marks an evaluated step."""
+    def save(self, step: int, state: PyTree, notes: Mapping[str, Any], *, best: int = 0) -> None:
+        """Start saving; returns as soon as the arrays are copied. The step `best` stays beside the newest ones."""
         with _disk_errors(self.directory):
             self._delete_dropped()
+            self._best.step, self._saving = best, True
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes))),
-                metrics={"error": _NO_METRIC if error is None else error},
                 force=True,
             )
 
@@ -90,9 +100,11 @@ class Checkpoints:
                 shutil.rmtree(step)
 
     def wait(self) -> None:
-        """Return when all saves are on disk."""
-        with _disk_errors(self.directory):
-            self._manager.wait_until_finished()
+        """Return when all saves are on disk. Without one under way it costs nothing."""
+        if self._saving:
+            with _disk_errors(self.directory):
+                self._manager.wait_until_finished()
+            self._saving = False
 
     def restore(self, like: PyTree, step: int | None = None) -> Restored | None:
         """The checkpoint of a step (default: the newest), placed like the arrays of `like`; None if there is none.

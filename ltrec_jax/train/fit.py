@@ -21,7 +21,7 @@ from ltrec_jax.errors import UserError
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.model.words import Words
 from ltrec_jax.solve.fold_in import UserPrior
-from ltrec_jax.train import gradient, phases, schedule
+from ltrec_jax.train import gradient, phases, schedule, stopping
 from ltrec_jax.train.phases import ENCODER, HEAD
 from ltrec_jax.train.problem import Problem, load_problem
 from ltrec_jax.train.tracking import Nowhere, open_writer
@@ -43,7 +43,8 @@ def fit(
     directory made with another configuration is refused. The validation part chooses epochs (by gradient), or whether
     fine-tuning is kept (between solves for ratings); with `config.refit` what it chose is trained, or solved, once more
     on training and validation together. Solves for lists learn from both at once. `profile` traces so many steps of
-    the last phase into `profile/`.
+    the last phase into `profile/`. SIGINT and SIGTERM raise `StoppedError`: from between steps, saved, where there are
+    steps, and else at once; nothing half written stays.
     """
     config = config or Config()
     if profile and config.schedule.steps == "solve":
@@ -54,8 +55,15 @@ def fit(
         with tempfile.TemporaryDirectory(prefix="ltrec-") as temporary:
             return fit(split, config, Path(temporary) / "run", profile=profile)
     out = Path(out)
-    processes.first_makes(lambda: _open_run(out, config, resume=resume), out / "config.toml")
+    with stopping.at_once(f"; what had been finished is saved in {out}. {stopping.RESUME}"):
+        with stopping.deferred():
+            processes.first_makes(lambda: _open_run(out, config, resume=resume), out / "config.toml")
+        return _fit(split, config, out, profile)
+
+
+def _fit(split: Split, config: Config, out: Path, profile: int) -> Bundle:
     problem = load_problem(split, config)
+    stopping.check()
     first = processes.is_first()
     writer = open_writer(out, config.train.track, plain_settings.to_dict(config)) if first else Nowhere()
     trace = (out / "profile", profile if first else 0)

@@ -64,12 +64,14 @@ class Meter:
         total: int,
         learning_rate: Callable[[int], float] | None = None,
         work: Work | None = None,
+        first_loss: float = math.inf,
     ) -> None:
+        """`first_loss`: that of the meter whose steps this one goes on from, if it had any."""
         self._name, self._figures, self._source, self._writer = name, figures, source, writer
         self._learning_rate, self._work = learning_rate, work
         self._pending: list[dict[str, jax.Array]] = []
         self._step, self._slots = start, 0
-        self._first_loss = math.inf
+        self._first_loss = first_loss
         self._rows, self._timed_seconds, self._timed_steps = 0, 0.0, 0
         self._bar = tqdm(
             total=total,
@@ -132,6 +134,11 @@ class Meter:
         self._pending, self._slots = [], 0
         self._since = time.perf_counter()
         return self._first_bad(fetched)
+
+    @property
+    def first_loss(self) -> float:
+        """What an exploded loss is measured against; infinite until a loss has been seen."""
+        return self._first_loss
 
     def evaluated(self, step: int, error: float) -> None:
         """The validation error after a step; the time it took is nobody's."""

@@ -17,7 +17,7 @@ import numpy as np
 from ltrec_jax import processes
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.solve.anchored_model import Anchors
-from ltrec_jax.train import gradient, item_phase, phases
+from ltrec_jax.train import gradient, item_phase, kept_solves, phases, stopping
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.item_phase import ITEMS
 from ltrec_jax.train.problem import Problem
@@ -25,6 +25,7 @@ from ltrec_jax.train.solves import Solved, solve
 from ltrec_jax.types import MetricWriter, PyTree
 
 FIRST, SECOND = "solve", "solve again"
+_FILES = {FIRST: "solve.safetensors", SECOND: "solve_again.safetensors"}
 WORSE = 1.001
 """Times the validation RMSE before fine-tuning: beyond that it is given up. Less is chance."""
 
@@ -42,7 +43,8 @@ class Finished:
 def run(
     problem: Problem, checkpoints: Path, writer: MetricWriter, *, trace: tuple[Path, int] | None = None
 ) -> Finished:
-    """The whole schedule on the problem's training part. Deterministic, and resumed from `checkpoints`.
+    """The whole schedule on the problem's training part. Deterministic, and resumed from `checkpoints`, where both
+    solves around a fine-tuning are kept too.
 
     What a solve took, and its validation RMSE where it predicts ratings, are rows of the metrics; where fine-tuning
     made that worse, the first solve is the outcome. `trace`: a directory, and how many steps of the fine-tuning are
@@ -50,9 +52,11 @@ def run(
     """
     schedule = problem.config.schedule
     _warn_of_equal_ratings(problem)
-    first, before = _solve(problem, FIRST, 0, problem.features_IxE, None, writer)
+    alone = schedule.steps == "solve" or schedule.epochs == 0
+    place = None if alone else checkpoints
+    first, before = _solve(problem, FIRST, 0, problem.features_IxE, None, place, writer)
     frozen = Finished(first, problem.encoder.params, problem.features_IxE, None)
-    if schedule.steps == "solve" or schedule.epochs == 0:
+    if alone:
         return frozen
     if schedule.tune_on == "items":
         with Checkpoints(checkpoints / ITEMS, keep=problem.config.train.checkpoints) as kept:
@@ -61,7 +65,7 @@ def run(
     else:
         params, features = _tune_on_pairs(problem, checkpoints, writer, trace)
         anchors = None
-    second, after = _solve(problem, SECOND, schedule.epochs, features, anchors, writer)
+    second, after = _solve(problem, SECOND, schedule.epochs, features, anchors, place, writer)
     if before is not None and after is not None and after > WORSE * before:
         if processes.is_first():
             print(f"Fine-tuning is not kept: validation RMSE {before:.4f} before, {after:.4f} after.", file=sys.stderr)
@@ -85,20 +89,41 @@ def on_pairs(problem: Problem) -> Problem:
 
 
 def _solve(
-    problem: Problem, name: str, epoch: int, features_IxE: np.ndarray, anchors: Anchors | None, writer: MetricWriter
+    problem: Problem,
+    name: str,
+    epoch: int,
+    features_IxE: np.ndarray,
+    anchors: Anchors | None,
+    place: Path | None,
+    writer: MetricWriter,
 ) -> tuple[Solved, float | None]:
-    """A solve and its validation RMSE, if it has one; the same for all processes."""
+    """A solve, or what an earlier one left at `place`, and its validation RMSE, if it has one.
+
+    The same for all processes.
+    """
+    key = b"" if place is None else kept_solves.key(problem, features_IxE, anchors)
+    if place is not None and (found := kept_solves.read(place / _FILES[name], key, problem)):
+        return found, _validation_rmse(problem, found)
     began = time.perf_counter()
     solved = solve(problem, features_IxE, anchors)
-    writer.rewind(name, -1)
     row: dict[str, Any] = {"phase": name, "epoch": float(epoch), "seconds": time.perf_counter() - began}
-    validation, found = problem.split.validation, None
-    if solved.vectors.predicts_ratings and len(validation):
-        error = solved.vectors.score_pairs(validation.user, validation.item) - validation.rating
-        found = processes.of_first(float(np.sqrt(np.mean(error.astype(np.float64) ** 2))))
-        row["validation_rmse"] = found
+    if (error := _validation_rmse(problem, solved)) is not None:
+        row["validation_rmse"] = error
+    writer.rewind(name, -1)
+    # Before it is kept: a resumed run that finds it has the row too.
     writer.write(0, row)
-    return solved, found
+    if place is not None:
+        kept_solves.keep(place / _FILES[name], key, solved)
+    stopping.check()
+    return solved, error
+
+
+def _validation_rmse(problem: Problem, solved: Solved) -> float | None:
+    validation = problem.split.validation
+    if not solved.vectors.predicts_ratings or not len(validation):
+        return None
+    error = solved.vectors.score_pairs(validation.user, validation.item) - validation.rating
+    return processes.of_first(float(np.sqrt(np.mean(error.astype(np.float64) ** 2))))
 
 
 def _tune_on_pairs(

@@ -25,10 +25,18 @@ def state(value=1.0):
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
     with Checkpoints(tmp_path, keep=2) as kept:
-        for step, error in [(1, 0.9), (2, 0.5), (3, 0.8), (4, None), (5, 0.7)]:
-            kept.save(step, state(step), {"step": step}, error=error)
+        for step, best in [(1, 1), (2, 2), (3, 2), (4, 2), (5, 2)]:
+            kept.save(step, state(step), {"step": step}, best=best)
         kept.wait()
         assert kept.steps == [2, 4, 5]
+
+
+def test_opened_again_it_keeps_no_more_and_no_less(tmp_path):
+    for step, best in [(1, 1), (2, 2), (3, 2), (4, 2), (5, 5)]:
+        with Checkpoints(tmp_path, keep=1) as kept:
+            kept.save(step, state(step), {}, best=best)
+            kept.wait()
+            assert kept.steps == sorted({best, step})
 
 
 def test_what_is_no_longer_kept_is_renamed_before_it_is_deleted(tmp_path, monkeypatch):
@@ -37,7 +45,7 @@ def test_what_is_no_longer_kept_is_renamed_before_it_is_deleted(tmp_path, monkey
     monkeypatch.setattr(shutil, "rmtree", lambda path: deleted.append(path))
     with Checkpoints(tmp_path, keep=1) as kept:
         for step in (1, 2, 3):
-            kept.save(step, state(step), {}, error=1 / step)
+            kept.save(step, state(step), {}, best=step)
             kept.wait()
     monkeypatch.undo()
     assert sorted(path.relative_to(tmp_path).parts for path in set(deleted)) == [("dropped", "1"), ("dropped", "2")]

@@ -1,5 +1,6 @@
 """The host loop on a model of one number, so that every decision can be followed by hand."""
 
+import dataclasses
 import os
 import signal
 
@@ -54,10 +55,10 @@ def step(state, batch, key):
     return TrainState(state.step + 1, {"w": weight}, {}, {}, ()), metrics
 
 
-def run(directory, *, epochs=3, errors=None, patience=0, writer=None, step=step, **more):
+def run(directory, *, epochs=3, errors=None, patience=0, writer=None, step=step, keep=2, **more):
     known = iter(errors or [])
     state = TrainState(jnp.int32(0), {"w": jnp.float32(5)}, {}, {}, ())
-    with Checkpoints(directory, keep=2) as kept:
+    with Checkpoints(directory, keep=keep) as kept:
         return run_phase(
             Phase("head", epochs, patience, **({"log_every": 1, "figures": RMSE} | more)),
             state,
@@ -76,6 +77,11 @@ def test_the_best_epoch_is_what_comes_out(tmp_path):
     assert (outcome.epoch, outcome.error, int(outcome.state.step)) == (2, 0.5, 8)
 
 
+def test_of_equal_epochs_the_first_comes_out(tmp_path):
+    outcome = run(tmp_path, epochs=5, errors=[0.5, 0.5, 0.6, 0.5, 0.7])
+    assert (outcome.epoch, outcome.error, int(outcome.state.step)) == (1, 0.5, 4)
+
+
 def test_patience_ends_early_and_says_so(tmp_path):
     outcome = run(tmp_path, epochs=9, errors=[0.9, 0.5, 0.7, 0.8, 0.1], patience=2)
     assert (outcome.epoch, outcome.error) == (2, 0.5)
@@ -92,6 +98,17 @@ def test_a_run_is_saved_by_time_within_an_epoch(tmp_path, minutes, expected):
     run(tmp_path, epochs=1, save_minutes=minutes)
     with Checkpoints(tmp_path, keep=2) as kept:
         assert kept.steps == expected
+
+
+def test_a_kill_at_any_row_would_lose_one_interval(tmp_path):
+    class Looks(Rows):
+        def write(self, step, metrics):
+            newest = max((int(path.name) for path in tmp_path.glob("*") if path.name.isdecimal()), default=0)
+            lost.append(step - newest)
+
+    lost = []
+    run(tmp_path, epochs=4, writer=Looks())
+    assert max(lost) == Source.steps_per_epoch
 
 
 @pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
@@ -113,6 +130,16 @@ def test_a_stop_is_saved_and_the_resumed_run_has_the_same_bits(tmp_path, signal_
         {k: r[k] for k in keep if k in r} for r in whole.rows
     ]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_stop_after_the_last_step_is_honoured(tmp_path):
+    """What a machine can do is measured at the end of a phase: seconds in which a signal may come."""
+    work = Work(2e9, lambda: signal.raise_signal(signal.SIGTERM) or 1e12)
+    with pytest.raises(StoppedError, match=r"SIGTERM at step 12 of 12 \(head\); all is saved"):
+        run(tmp_path, work=work)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    outcome = run(tmp_path, work=work)
+    assert int(outcome.state.step) == 12
 
 
 def test_a_finished_phase_is_not_run_again(tmp_path):
@@ -146,8 +173,71 @@ def test_what_is_saved_between_has_been_looked_at(tmp_path):
         after, metrics = step(state, batch, key)
         return after, metrics | {"squared_error": jnp.where(after.step == 6, jnp.nan, 1.0)}
 
-    with pytest.raises(UserError, match=r"at step 6 \(head\).*/5\."):
+    with pytest.raises(UserError, match=r"at step 6 \(head\).*/4\."):
         run(tmp_path, step=explode, log_every=100, save_minutes=1e-9)
+    with Checkpoints(tmp_path, keep=2) as kept:
+        assert kept.steps == [4, 5]
+
+
+def test_a_checkpoint_is_called_good_when_a_good_loss_was_computed_from_it(tmp_path):
+    """The update of step 8 wrecks the weights: the loss of step 8 was good still, that of step 9 is not."""
+
+    def wreck(state, batch, key):
+        after, metrics = step(state, batch, key)
+        bad = state.step == 8
+        return after, metrics | {"squared_error": jnp.where(bad, jnp.nan, 1.0)}
+
+    with pytest.raises(UserError, match=r"The loss is no longer finite at step 9 .*last good checkpoint is .*/4\."):
+        run(tmp_path / "more", step=wreck)
+    # Resumed, it fails again and does not take back what it said.
+    with pytest.raises(UserError, match=r"The loss is no longer finite at step 9 .*last good checkpoint is .*/4\."):
+        run(tmp_path / "more", step=wreck)
+    with pytest.raises(UserError, match=r"the checkpoint .*/8 came just before and is not known to be good"):
+        run(tmp_path / "one", step=wreck, keep=1)
+
+
+@pytest.mark.parametrize("where", ["trainable", "tables"])
+def test_what_is_not_finite_is_never_saved(tmp_path, where):
+    def wreck(state, batch, key):
+        after, metrics = step(state, batch, key)
+        value = jnp.where(after.step == 8, jnp.inf, 1.0)
+        return dataclasses.replace(after, **{where: {"w": jnp.stack([after.trainable["w"], value])[None]}}), metrics
+
+    def start(state, batch, key):
+        flat = dataclasses.replace(state, trainable={"w": jnp.ravel(state.trainable["w"])[0]}, tables={})
+        return wreck(flat, batch, key)
+
+    told = r"What is learnt is no longer finite at step 8 and learning rate 0.35 \(head\).*/4\. Lower the"
+    with pytest.raises(UserError, match=told):
+        run(tmp_path, step=start, keep=1, learning_rate=lambda step: 0.05 * step)
+    with Checkpoints(tmp_path, keep=1) as kept:
+        assert kept.steps == [4]
+
+
+@pytest.mark.parametrize("error", [np.nan, np.inf])
+def test_a_validation_error_that_is_not_finite_stops(tmp_path, error):
+    told = r"The validation error is no longer finite at step 8 and learning rate 0.35 \(head\).*/4\. Lower the"
+    with pytest.raises(UserError, match=told):
+        run(tmp_path, errors=[0.9, error, 0.7], learning_rate=lambda step: 0.05 * step)
+    with Checkpoints(tmp_path, keep=2) as kept:
+        assert kept.steps == [4]
+
+
+def test_a_resumed_run_measures_an_explosion_by_the_same_first_loss(tmp_path):
+    """A loss of 500 is an explosion where the first one was 1; the resumed run begins with 20."""
+
+    def grow(state, batch, key):
+        after, metrics = step(state, batch, key)
+        loss = jnp.select([after.step < 5, after.step < 7], [1.0, 400.0], 250_000.0)
+        return after, metrics | {"squared_error": loss}
+
+    told = r"has exploded \(from 1 to 500\) at step 7"
+    with pytest.raises(UserError, match=told):
+        run(tmp_path / "whole", step=grow)
+    with pytest.raises(StoppedError):
+        run(tmp_path / "cut", step=grow, writer=Rows(5, lambda: signal.raise_signal(signal.SIGTERM)))
+    with pytest.raises(UserError, match=told):
+        run(tmp_path / "cut", step=grow)
 
 
 def test_the_rows_tell_the_sampler_the_rate_and_the_share_of_the_peak(tmp_path, capsys):

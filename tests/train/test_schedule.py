@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 
+from ltrec_jax import bundle as bundles
 from ltrec_jax.bundle import Bundle, load_vectors
 from ltrec_jax.config import BayesConfig, ScheduleConfig
 from ltrec_jax.encoder.catalogue import encode_catalogue
@@ -42,6 +43,20 @@ def test_a_solved_bundle_comes_back_from_disk(solved):
     assert loaded.prior.covariance is None
     assert not loaded.predicts_ratings
     assert not loaded.vectors.predicts_ratings
+
+
+@pytest.mark.parametrize("where", ["solve", "bundle"])
+def test_a_signal_beside_the_steps_stops_cleanly_and_the_run_can_be_resumed(
+    solved, small_split, small_config, tmp_path, monkeypatch, where
+):
+    config, out = with_schedule(small_config, steps="solve"), tmp_path / "run"
+    place, name = {"solve": (schedule, "solve"), "bundle": (bundles, "write_table")}[where]
+    with monkeypatch.context() as patched, pytest.raises(StoppedError, match=r"SIGTERM.* saved in .*run.*--resume"):
+        patched.setattr(place, name, lambda *_: signal.raise_signal(signal.SIGTERM))
+        fit(small_split, config, out)
+    assert {path.name for path in out.iterdir()} == {"config.toml", "metrics.jsonl"}
+    resumed = fit(small_split, config, out, resume=True)
+    np.testing.assert_array_equal(resumed.vectors.user_vectors, solved[1].vectors.user_vectors)
 
 
 def test_a_training_user_folded_in_has_the_bundles_vector(solved):
@@ -143,7 +158,14 @@ def test_a_schedule_that_was_stopped_ends_with_the_same_bits_and_is_traced_where
     with monkeypatch.context() as patched, pytest.raises(StoppedError, match="--resume"):
         patched.setattr(fitting, "open_writer", lambda *_: StopsAt())
         fit(small_split, config, tmp_path / "stopped")
+    solved = []
+    monkeypatch.setattr(schedule, "solve", lambda *given: solved.append(solves.solve(*given)) or solved[-1])
     resumed = fit(small_split, config, tmp_path / "stopped", resume=True)
+    assert len(solved) == 1
+    again = fit(small_split, config, tmp_path / "stopped", resume=True)
+    assert len(solved) == 1
+    np.testing.assert_array_equal(again.vectors.item_vectors, whole.vectors.item_vectors)
+    np.testing.assert_array_equal(again.prior.covariance, whole.prior.covariance)
     for name in ("user_vectors", "item_vectors", "user_biases", "item_biases"):
         np.testing.assert_array_equal(getattr(resumed.vectors, name), getattr(whole.vectors, name))
 
