@@ -107,7 +107,13 @@ class TrainConfig:
     decay: Annotated[Decay, Doc("of the rates after that: cosine or linear to 0, or constant")] = "cosine"
     layer_decay: Annotated[float, Doc("factor on the encoder's rate from each layer to the one below; 1: none")] = 1.0
     accumulate: Annotated[int, Doc("slices of a batch that go through one after the other: less memory, same step")] = 1
-    average: Annotated[float, Doc("decay of the moving average of encoder and head that is evaluated; 0: none")] = 0.0
+    average: Annotated[
+        float,
+        Doc(
+            "decay b of the moving average of encoder and head that is evaluated, without their first weights; rows of "
+            "users, items and words are evaluated as the last step left them; 0: none"
+        ),
+    ] = 0.0
     clip_norm: Annotated[float, Doc("global norm of the dense gradient is clipped to this; 0: never")] = 1.0
     cache_layers: Annotated[
         bool, Doc("under top:N, hidden states below the layers that learn are computed once and kept on disk")

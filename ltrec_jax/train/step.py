@@ -9,6 +9,7 @@ Out of scope: what is minimised (`pair_loss`, `ranking_loss`, `masked_phase`).
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,8 +51,14 @@ def make_train_step(
     what the loss reports, `weight`, and the norm of the dense gradient.
 
     With `accumulate` = A above 1 every leaf of a batch has a leading axis A: the slices go through one after the other,
-    their gradients are summed and applied once, as for the undivided batch. `average` above 0 keeps the moving average
-    a <- average a + (1 - average) w of the dense leaves (Polyak & Juditsky, 1992) in states that have one.
+    their gradients are summed and applied once, as for the undivided batch.
+
+    `average` = b above 0 keeps a moving average of the dense leaves (Polyak & Juditsky, 1992) in states that have one,
+    the first weights w_0 not among them: the average from 0 on, corrected for that start (Kingma & Ba, 2015, 7.2),
+
+        a_t = (1 - b) sum_(s=1..t) b^(t - s) w_s / (1 - b^t) = a_(t-1) + (1 - b) / (1 - b^t) (w_t - a_(t-1))
+
+    Rows of tables are not averaged: whoever evaluates the average does so beside the rows of the last step.
     """
     rates, decay = table_rates or {}, table_decay or {}
 
@@ -109,7 +116,8 @@ def make_train_step(
         }
         trainable = optax.apply_updates(state.trainable, updates)
         if state.average is not None:
-            averaged = jax.tree.map(lambda a, w: average * a + (1 - average) * w, state.average, trainable)
+            share = (1 - average) / -jnp.expm1((state.step + 1) * math.log(average))
+            averaged = jax.tree.map(lambda a, w: a + share * (w - a), state.average, trainable)
         else:
             averaged = None
         state = dataclasses.replace(
