@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -64,6 +65,25 @@ def test_flags_go_over_the_file(capsys, tmp_path):
     code, out, _ = run(capsys, "train", "--schedule", "gradient", "--train.objective", "bpr", "--print-config")
     assert code == 0
     assert configuration.from_toml(out).train.objective == "bpr"
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
+def test_devices_are_shared_by_one_flag_in_training_and_in_pretraining(capsys, tmp_path, mode):
+    (tmp_path / "c.toml").write_text('[train]\nparallel = "auto"\nepochs = 3\n')
+    code, out, _ = run(capsys, "train", "--config", str(tmp_path / "c.toml"), "--parallel", mode, "--print-config")
+    assert code == 0
+    read = configuration.from_toml(out).train
+    assert (read.parallel, read.epochs) == (mode, 3)
+    code, out, _ = run(capsys, "pretrain", "--parallel", mode, "--print-config")
+    assert code == 0
+    assert tomllib.loads(out)["parallel"] == mode
+
+
+def test_a_wrong_way_to_share_devices_is_told_with_the_right_ones(capsys):
+    for command in ("train", "pretrain"):
+        code, out, err = run(capsys, command, "--parallel", "pmpa", "--print-config")
+        assert code == 2
+        assert "shard_map" in out + err
 
 
 @pytest.mark.parametrize(
