@@ -103,6 +103,9 @@ class TrainConfig:
     ] = 0.1
     weight_decay: Annotated[float, Doc("decoupled, on the encoder's kernels and embeddings")] = 0.01
     head_weight_decay: Annotated[float, Doc("decoupled, on projection and text bias")] = 0.3
+    table_weight_decay: Annotated[
+        float, Doc("decoupled, on user and item rows where a batch touches them (dense_adam: on all)")
+    ] = 0.0
     warmup: Annotated[float, Doc("share of the steps in which the rates rise linearly")] = 0.1
     decay: Annotated[Decay, Doc("of the rates after that: cosine or linear to 0, or constant")] = "cosine"
     layer_decay: Annotated[float, Doc("factor on the encoder's rate from each layer to the one below; 1: none")] = 1.0
@@ -291,6 +294,7 @@ def _check(config: Config) -> None:
         "train.weight_decay": train.weight_decay,
         "train.layer_decay": train.layer_decay,
         "train.head_weight_decay": train.head_weight_decay,
+        "train.table_weight_decay": train.table_weight_decay,
         "train.clip_norm": train.clip_norm,
         "whole_data.anchor_scale": whole_data.anchor_scale,
         "whole_data.unobserved_weight": whole_data.unobserved_weight,
