@@ -117,7 +117,9 @@ class TrainConfig:
             "users, items and words are evaluated as the last step left them; 0: none"
         ),
     ] = 0.0
-    clip_norm: Annotated[float, Doc("global norm of the dense gradient is clipped to this; 0: never")] = 1.0
+    clip_norm: Annotated[
+        float, Doc("global norm of the gradient of encoder (its word rows too) and head is clipped to this; 0: never")
+    ] = 1.0
     cache_layers: Annotated[
         bool, Doc("under top:N, hidden states below the layers that learn are computed once and kept on disk")
     ] = True

@@ -280,6 +280,8 @@ def state_and_step(
         schedule=make_schedule(train, total),
         accumulate=train.accumulate,
         average=train.average,
+        clip_norm=train.clip_norm,
+        clipped=("words",),
         axis=spread.axis,
     )
     return spread.place(state, layout(state)), spread.compile(body, layout=layout(state))
