@@ -110,6 +110,27 @@ def test_mistakes_are_one_line_with_exit_code_two(capsys, tmp_path, monkeypatch,
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("traced", [True, False])
+def test_a_profile_is_told_of_where_there_is_one(capsys, tmp_path, monkeypatch, traced):
+    from ltrec_jax import experiment
+
+    def train(config, out, *, resume, profile):
+        assert profile == 2
+        if traced:
+            (out / "profile" / "new").mkdir()
+            (out / "profile" / "new" / "perfetto_trace.json.gz").touch()
+
+    monkeypatch.setattr(experiment, "train", train)
+    # Of an earlier start of the same run.
+    (tmp_path / "run" / "profile" / "old").mkdir(parents=True)
+    (tmp_path / "run" / "profile" / "old" / "perfetto_trace.json.gz").touch()
+    code, out, _ = run(capsys, "train", "--out", str(tmp_path / "run"), "--profile", "2", "--resume")
+    assert code == 0
+    assert (f"The trace is {tmp_path / 'run' / 'profile' / 'new' / 'perfetto_trace.json.gz'}: open it" in out) == traced
+    assert ("Nothing was traced" in out) != traced
+    assert "profile/old" not in out
+
+
 def test_an_unknown_flag_exits_with_two_and_suggests(capsys):
     code, out, err = run(capsys, "train", "--train.epoch", "3")
     assert code == 2

@@ -80,10 +80,11 @@ class Train:
             Console().print(plan_table(experiment.plan(chosen)))
             return
         reports = self.together.connect()
+        before = _traces(self.out)
         experiment.train(chosen, self.out, resume=self.resume, profile=self.profile)
         if reports:
             if self.profile:
-                print(f"The trace is {self.out / 'profile'}: open its perfetto_trace.json.gz at ui.perfetto.dev.")
+                print(_about_trace(sorted(_traces(self.out) - before)))
             print(f"The model is {self.out / 'bundle'}. Next: ltrec evaluate {self.out}")
 
 
@@ -117,6 +118,19 @@ class Evaluate:
         report, _ = experiment.evaluate_run(self.run_directory, names_in(self.baselines), self.settings)
         print_report(report, Console())
         print(f"The report is {self.run_directory / 'report.html'}")
+
+
+def _traces(run: Path) -> set[Path]:
+    return set((run / "profile").rglob("perfetto_trace.json.gz"))
+
+
+def _about_trace(made: Sequence[Path]) -> str:
+    if made:
+        return f"The trace is {made[-1]}: open it at ui.perfetto.dev."
+    return (
+        "Nothing was traced: the first two steps compile, and no other was made now. Steps made before --resume do not "
+        "count."
+    )
 
 
 def chosen_config(path: Path | None, flags: Sequence[str], command: str) -> Config:
