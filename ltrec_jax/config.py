@@ -334,8 +334,9 @@ def _check(config: Config) -> None:
         )
     if train.accumulate > 1 and not train.predicts_ratings:
         raise UserError(
-            f"Setting train.accumulate must be 1 under the objective {train.objective}, which compares a pair with all "
-            "items of its batch."
+            f"Setting train.accumulate must be 1 under the objective {train.objective}: it compares a pair with the "
+            "other items of its batch, and slices that go through one after the other do not see each other's. For "
+            "less memory lower train.batch_items, or set train.remat."
         )
     if data.user_template and (schedule.steps == "gradient" or schedule.goal != "explicit"):
         raise UserError(
