@@ -125,6 +125,19 @@ def factor(step: int, settings: dict[str, Any]) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(max((step - warm) / max(total - warm, 1), 0.0), 1.0)))
 
 
+def clip(parameters: list[torch.Tensor], largest: float) -> None:
+    """`clip_grad_norm_`, which takes no sparse gradient, over encoder, its words and head: what our step clips."""
+    sparse = [p for p in parameters if p.grad is not None and p.grad.is_sparse]
+    if not sparse:
+        nn.utils.clip_grad_norm_(parameters, largest)
+        return
+    for p in sparse:
+        p.grad = p.grad.coalesce()
+    gradients = [p.grad._values() if p.grad.is_sparse else p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, torch.clamp(largest / (norm + 1e-6), max=1.0))
+
+
 def head_batches(folder: Path) -> Callable[[int], Batch]:
     """Batch number n of the exchanged ones for the head: nothing to encode."""
     stored = [dict(np.load(path)) for path in sorted(folder.glob("head-*.npz"))]
@@ -303,14 +316,14 @@ def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.set_num_threads(asked.get("threads", 2))
     model = TwoTower(folder, sparse=asked.get("sparse", False)).to(device())
-    tables = (model.users.weight, model.items.weight, model.bert.embeddings.word_embeddings.weight)
+    tables = (model.users.weight, model.items.weight)
     encoding = encoding_seconds(model, folder, asked["precision"]) if asked.get("head_steps") else 0.0
     losses, seconds, pairs, curve = [], [], 0, []
     until, limit, done = asked.get("until", 0.0), asked.get("limit", math.inf), False
     for stage in stages(model, folder, asked, settings):
         peaks = [[group["lr"] for group in stepper.param_groups] for stepper in stage.steppers]
-        dense = [p for group in stage.steppers[0].param_groups for p in group["params"]]
-        clipped = [p for p in dense if not any(p is table for table in tables)]
+        learning = [p for stepper in stage.steppers for group in stepper.param_groups for p in group["params"]]
+        clipped = [p for p in learning if not any(p is table for table in tables)]
         for number in range(stage.steps):
             batch = placed(stage.make(number))
             start = time.perf_counter()
@@ -322,7 +335,7 @@ def train(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
                 loss, error = model.loss(batch, settings["l2"], normalise=settings["normalise"])
             loss.backward()
             if settings["clip_norm"]:
-                nn.utils.clip_grad_norm_(clipped, settings["clip_norm"])
+                clip(clipped, settings["clip_norm"])
             for stepper in stage.steppers:
                 stepper.step()
             losses.append(float(error))

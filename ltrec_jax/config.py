@@ -103,12 +103,23 @@ class TrainConfig:
     ] = 0.1
     weight_decay: Annotated[float, Doc("decoupled, on the encoder's kernels and embeddings")] = 0.01
     head_weight_decay: Annotated[float, Doc("decoupled, on projection and text bias")] = 0.3
+    table_weight_decay: Annotated[
+        float, Doc("decoupled, on user and item rows where a batch touches them (dense_adam: on all)")
+    ] = 0.0
     warmup: Annotated[float, Doc("share of the steps in which the rates rise linearly")] = 0.1
     decay: Annotated[Decay, Doc("of the rates after that: cosine or linear to 0, or constant")] = "cosine"
     layer_decay: Annotated[float, Doc("factor on the encoder's rate from each layer to the one below; 1: none")] = 1.0
     accumulate: Annotated[int, Doc("slices of a batch that go through one after the other: less memory, same step")] = 1
-    average: Annotated[float, Doc("decay of the moving average of encoder and head that is evaluated; 0: none")] = 0.0
-    clip_norm: Annotated[float, Doc("global norm of the dense gradient is clipped to this; 0: never")] = 1.0
+    average: Annotated[
+        float,
+        Doc(
+            "decay b of the moving average of encoder and head that is evaluated, without their first weights; rows of "
+            "users, items and words are evaluated as the last step left them; 0: none"
+        ),
+    ] = 0.0
+    clip_norm: Annotated[
+        float, Doc("global norm of the gradient of encoder (its word rows too) and head is clipped to this; 0: never")
+    ] = 1.0
     cache_layers: Annotated[
         bool, Doc("under top:N, hidden states below the layers that learn are computed once and kept on disk")
     ] = True
@@ -294,6 +305,7 @@ def _check(config: Config) -> None:
         "train.weight_decay": train.weight_decay,
         "train.layer_decay": train.layer_decay,
         "train.head_weight_decay": train.head_weight_decay,
+        "train.table_weight_decay": train.table_weight_decay,
         "train.clip_norm": train.clip_norm,
         "whole_data.anchor_scale": whole_data.anchor_scale,
         "whole_data.unobserved_weight": whole_data.unobserved_weight,
@@ -331,8 +343,9 @@ def _check(config: Config) -> None:
         )
     if train.accumulate > 1 and not train.predicts_ratings:
         raise UserError(
-            f"Setting train.accumulate must be 1 under the objective {train.objective}, which compares a pair with all "
-            "items of its batch."
+            f"Setting train.accumulate must be 1 under the objective {train.objective}: it compares a pair with the "
+            "other items of its batch, and slices that go through one after the other do not see each other's. For "
+            "less memory lower train.batch_items, or set train.remat."
         )
     if data.user_template and (schedule.steps == "gradient" or schedule.goal != "explicit"):
         raise UserError(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -66,6 +67,25 @@ def test_flags_go_over_the_file(capsys, tmp_path):
     assert configuration.from_toml(out).train.objective == "bpr"
 
 
+@pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
+def test_devices_are_shared_by_one_flag_in_training_and_in_pretraining(capsys, tmp_path, mode):
+    (tmp_path / "c.toml").write_text('[train]\nparallel = "auto"\nepochs = 3\n')
+    code, out, _ = run(capsys, "train", "--config", str(tmp_path / "c.toml"), "--parallel", mode, "--print-config")
+    assert code == 0
+    read = configuration.from_toml(out).train
+    assert (read.parallel, read.epochs) == (mode, 3)
+    code, out, _ = run(capsys, "pretrain", "--parallel", mode, "--print-config")
+    assert code == 0
+    assert tomllib.loads(out)["parallel"] == mode
+
+
+def test_a_wrong_way_to_share_devices_is_told_with_the_right_ones(capsys):
+    for command in ("train", "pretrain"):
+        code, out, err = run(capsys, command, "--parallel", "pmpa", "--print-config")
+        assert code == 2
+        assert "shard_map" in out + err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -88,6 +108,27 @@ def test_mistakes_are_one_line_with_exit_code_two(capsys, tmp_path, monkeypatch,
     assert message in err
     assert err.startswith("ltrec: ")
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_a_profile_is_told_of_where_there_is_one(capsys, tmp_path, monkeypatch, traced):
+    from ltrec_jax import experiment
+
+    def train(config, out, *, resume, profile):
+        assert profile == 2
+        if traced:
+            (out / "profile" / "new").mkdir()
+            (out / "profile" / "new" / "perfetto_trace.json.gz").touch()
+
+    monkeypatch.setattr(experiment, "train", train)
+    # Of an earlier start of the same run.
+    (tmp_path / "run" / "profile" / "old").mkdir(parents=True)
+    (tmp_path / "run" / "profile" / "old" / "perfetto_trace.json.gz").touch()
+    code, out, _ = run(capsys, "train", "--out", str(tmp_path / "run"), "--profile", "2", "--resume")
+    assert code == 0
+    assert (f"The trace is {tmp_path / 'run' / 'profile' / 'new' / 'perfetto_trace.json.gz'}: open it" in out) == traced
+    assert ("Nothing was traced" in out) != traced
+    assert "profile/old" not in out
 
 
 def test_an_unknown_flag_exits_with_two_and_suggests(capsys):

@@ -138,6 +138,17 @@ def test_two_processes_stop_resume_and_train_as_one_with_two_devices(world):
 
 
 @pytest.mark.slow
+def test_two_processes_with_half_of_the_rows_each_train_as_one_with_all(world):
+    head = ("--train.epochs", "0")
+    whole = start(world, "whole", *head)
+    codes, _, errors = wait([whole, *start_two(world, "halves", *head, "--train.shard-tables")])
+    assert codes == [0, 0, 0], errors
+    ours, theirs = (Bundle.load(world / name / "bundle").vectors for name in ("halves", "whole"))
+    np.testing.assert_allclose(ours.user_vectors, theirs.user_vectors, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(ours.item_vectors, theirs.item_vectors, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", ["explicit", "whole_data"])
 def test_two_processes_solve_tune_and_solve_as_one_with_two_devices(world, goal):
     config = configuration.from_toml((world / "c.toml").read_text())

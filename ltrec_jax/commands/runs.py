@@ -15,7 +15,7 @@ import tyro
 from ltrec_jax import config as configuration
 from ltrec_jax import plain_settings
 from ltrec_jax.commands.several_processes import ALONE, SeveralProcesses
-from ltrec_jax.config import Config, Steps
+from ltrec_jax.config import Config, ParallelMode, Steps
 from ltrec_jax.errors import UserError
 
 
@@ -55,14 +55,18 @@ class Train:
     out: Annotated[Path, tyro.conf.arg(help="run directory to make")] = Path("runs/train")
     resume: Annotated[bool, tyro.conf.arg(help="go on from the newest checkpoint in --out")] = False
     schedule: Annotated[Steps | None, tyro.conf.arg(help="short for --schedule.steps; gradient: no solves")] = None
+    parallel: Annotated[
+        ParallelMode | None, tyro.conf.arg(help="short for --train.parallel; auto: pmap on several devices, else jit")
+    ] = None
     print_config: Annotated[bool, tyro.conf.arg(help="write the configuration, commented, and stop")] = False
     plan: Annotated[bool, tyro.conf.arg(help="tell what the run will need in memory and time, and stop")] = False
     profile: Annotated[int, tyro.conf.arg(help="trace so many steps, after those that compile, into OUT/profile")] = 0
     together: Annotated[SeveralProcesses, tyro.conf.arg(name="")] = ALONE
 
     def run(self, settings: Sequence[str]) -> None:
-        steps = ["--schedule.steps", self.schedule] if self.schedule else []
-        chosen = chosen_config(self.config, [*settings, *steps], "ltrec train")
+        short = {"--schedule.steps": self.schedule, "--train.parallel": self.parallel}
+        flags = [word for name, value in short.items() if value for word in (name, value)]
+        chosen = chosen_config(self.config, [*settings, *flags], "ltrec train")
         if self.print_config:
             sys.stdout.write(plain_settings.to_toml(chosen))
             return
@@ -76,10 +80,11 @@ class Train:
             Console().print(plan_table(experiment.plan(chosen)))
             return
         reports = self.together.connect()
+        before = _traces(self.out)
         experiment.train(chosen, self.out, resume=self.resume, profile=self.profile)
         if reports:
             if self.profile:
-                print(f"The trace is {self.out / 'profile'}: open its perfetto_trace.json.gz at ui.perfetto.dev.")
+                print(_about_trace(sorted(_traces(self.out) - before)))
             print(f"The model is {self.out / 'bundle'}. Next: ltrec evaluate {self.out}")
 
 
@@ -113,6 +118,19 @@ class Evaluate:
         report, _ = experiment.evaluate_run(self.run_directory, names_in(self.baselines), self.settings)
         print_report(report, Console())
         print(f"The report is {self.run_directory / 'report.html'}")
+
+
+def _traces(run: Path) -> set[Path]:
+    return set((run / "profile").rglob("perfetto_trace.json.gz"))
+
+
+def _about_trace(made: Sequence[Path]) -> str:
+    if made:
+        return f"The trace is {made[-1]}: open it at ui.perfetto.dev."
+    return (
+        "Nothing was traced: the first two steps compile, and no other was made now. Steps made before --resume do not "
+        "count."
+    )
 
 
 def chosen_config(path: Path | None, flags: Sequence[str], command: str) -> Config:

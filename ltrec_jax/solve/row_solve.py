@@ -26,7 +26,7 @@ from ltrec_jax.errors import UserError
 from ltrec_jax.parallel import Parallel, choose, gather_over_devices
 from ltrec_jax.types import Array, PyTree
 
-_BLOCK_FLOATS = 1 << 23
+BLOCK_FLOATS = 1 << 23
 """Numbers a block may hold at once for its gathered vectors and its matrices: 32 MB in float32."""
 _SLICE = 1024
 """Entries of a row whose vectors are gathered at once: a row with a million entries needs no more memory."""
@@ -83,7 +83,7 @@ def make_blocks(
     counts_R = np.bincount(row_N, minlength=num_rows)
     starts_R = np.cumsum(counts_R) - counts_R
     columns_N, values_N = np.asarray(column_N, np.int32)[order_N], np.asarray(value_N)[order_N]
-    width_R = np.maximum(shortest, 1 << np.ceil(np.log2(np.maximum(counts_R, 1))).astype(np.int64))
+    width_R = _block_widths(counts_R, shortest)
     blocks, placed = [], []
     for wide in np.unique(width_R).tolist():
         rows = np.flatnonzero(width_R == wide)
@@ -99,6 +99,15 @@ def make_blocks(
     order_R[where_P[real]] = np.flatnonzero(real)
     devices = [Block(*(_by_device(part, spread.count)[spread.share] for part in block)) for block in blocks]
     return Blocks(tuple(spread.shard(block) for block in devices), spread.replicate(order_R), spread)
+
+
+def block_entries(counts_R: np.ndarray, *, width: int, shortest: int = 8, devices: int = 1) -> int:
+    """Entries of all blocks together, padding included, that `make_blocks` makes of rows with these counts."""
+    total = 0
+    for wide, rows in zip(*np.unique(_block_widths(counts_R, shortest), return_counts=True), strict=True):
+        size = _block_rows(int(rows), int(wide), width, devices)
+        total += -(-int(rows) // size) * size * int(wide)
+    return total
 
 
 def map_rows(function: Callable[[PyTree, Block], PyTree], state: PyTree, blocks: Blocks) -> PyTree:
@@ -230,11 +239,15 @@ def over_slices(function: Callable[[PyTree], PyTree], entries: PyTree) -> PyTree
     return jax.lax.scan(add, function(first), rest)[0]
 
 
+def _block_widths(counts_R: np.ndarray, shortest: int) -> np.ndarray:
+    return np.maximum(shortest, 1 << np.ceil(np.log2(np.maximum(counts_R, 1))).astype(np.int64))
+
+
 def _block_rows(rows: int, wide: int, width: int, devices: int) -> int:
     """Rows per block: what the memory allows, no more than there are, a multiple of the devices."""
     matrix = width if wide >= width else min(width, wide)
     per_row = max(min(wide, _SLICE) * width, matrix * matrix, 1)
-    allowed = max(devices * _BLOCK_FLOATS // per_row, 1)
+    allowed = max(devices * BLOCK_FLOATS // per_row, 1)
     size = min(allowed, 1 << (rows - 1).bit_length()) if rows > 1 else 1
     return -(-size // devices) * devices
 

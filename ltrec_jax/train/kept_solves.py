@@ -21,7 +21,7 @@ from ltrec_jax.train.problem import Problem
 from ltrec_jax.train.solves import Solved
 from ltrec_jax.version import __version__
 
-_KEY, _WORDS = "key", "words.projection"
+_KEY, _WORDS = "key", "words"
 
 
 def key(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) -> bytes:
@@ -40,7 +40,8 @@ def keep(place: Path, key: bytes, solved: Solved) -> None:
     """Write a result under its key, in the place of one under another key."""
     tensors = _flat({name: getattr(solved, name) for name in _parts(Solved) if name != "words"})
     if solved.words is not None:
-        tensors[_WORDS] = solved.words.projection
+        # The channel and the catalogue's vectors are the problem's own.
+        tensors |= _flat({name: getattr(solved.words, name) for name in ("projection", "text_bias")}, f"{_WORDS}.")
     tensors[_KEY] = np.frombuffer(key, np.uint8)
 
     def write() -> None:
@@ -65,10 +66,10 @@ def _read(place: Path, key: bytes, problem: Problem) -> Solved | None:
     if tensors.pop(_KEY).tobytes() != key:
         return None
     words = None
-    if _WORDS in tensors:
+    if maps := _below(tensors, _WORDS):
         assert problem.lexical is not None
         assert problem.words_IxR is not None
-        words = Words(problem.lexical, tensors.pop(_WORDS), problem.words_IxR)
+        words = Words(problem.lexical, maps["projection"], maps["text_bias"], problem.words_IxR)
     head = _below(tensors, "head")
     return Solved(
         vectors=Vectors(**_plain(_below(tensors, "vectors"))),

@@ -109,6 +109,7 @@ def state_and_step(
         ),
         optimizer=optimizer,
         schedule=make_schedule(settings.rates, total_steps),
+        clip_norm=settings.clip_norm,
         axis=spread.axis,
     )
     return spread.replicate(own_copy(state)), spread.compile(body)

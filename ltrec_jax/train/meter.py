@@ -113,6 +113,7 @@ class Meter:
             **{f"train_{name}": value for name, value in figures.items()},
             "gradient_norm": float(fetched[-1]["gradient_norm"]),
             f"{counted.replace(' ', '_')}_seen": round(sums["weight"]),
+            "texts_encoded": round(texts),
             "tokens_encoded": round(tokens),
             "padding": padding,
             "seconds": seconds,

@@ -1,4 +1,4 @@
-"""The optimizer of the dense leaves: an optax chain of clipping, Adam, decoupled decay and per-part learning rates."""
+"""The optimizer of the dense leaves: an optax chain of Adam, decoupled decay and per-part learning rates."""
 
 from collections.abc import Callable
 
@@ -53,8 +53,9 @@ def layer_rate(path: tuple[str, ...], num_layers: int, layer_decay: float) -> fl
 def make_optimizer(config: TrainConfig, total_steps: int, num_layers: int) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter, 2019) over the trainable subtree {encoder: ..., head: ...}.
 
-    The global norm is clipped first; kernels and embeddings decay, biases and LayerNorm scales do not; encoder and
-    head have peaks and decays of their own under one schedule, the encoder's falling from layer to layer downwards.
+    Kernels and embeddings decay, biases and LayerNorm scales do not; encoder and head have peaks and decays of their
+    own under one schedule, the encoder's falling from layer to layer downwards. Clipping is the step's: it is over
+    word rows too.
     """
     factor = make_schedule(config, total_steps)
 
@@ -74,26 +75,9 @@ def make_optimizer(config: TrainConfig, total_steps: int, num_layers: int) -> op
     encoder = part(config.learning_rate, config.weight_decay)
     if config.layer_decay != 1.0:
         encoder = optax.chain(encoder, optax.stateless(by_depth))
-    return optax.chain(
-        _clip(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.multi_transform(
-            {"encoder": encoder, "head": part(config.head_learning_rate, config.head_weight_decay)}, _part_of_leaf
-        ),
+    return optax.multi_transform(
+        {"encoder": encoder, "head": part(config.head_learning_rate, config.head_weight_decay)}, _part_of_leaf
     )
-
-
-def _clip(largest: float) -> optax.GradientTransformation:
-    """Scale the gradient down to this global norm: `optax.clip_by_global_norm` as one factor for all leaves.
-
-    A select between a leaf and its scaled copy makes XLA store that copy and read both for each moment: on a CPU, 14
-    passes over arrays of the parameters' size in an update of Adam instead of 10.
-    """
-
-    def scale(updates: PyTree, _: PyTree) -> PyTree:
-        factor = largest / jnp.maximum(optax.tree.norm(updates), largest)
-        return jax.tree.map(lambda leaf: leaf * factor, updates)
-
-    return optax.stateless(scale)
 
 
 def _decays(params: PyTree) -> PyTree:

@@ -272,10 +272,16 @@ def state_and_step(
             "items": train.table_learning_rate,
             "words": train.learning_rate * layer_rate(WORDS, num_layers, train.layer_decay),
         },
-        table_decay={"users": 0.0, "items": 0.0, "words": train.weight_decay},
+        table_decay={
+            "users": train.table_weight_decay,
+            "items": train.table_weight_decay,
+            "words": train.weight_decay,
+        },
         schedule=make_schedule(train, total),
         accumulate=train.accumulate,
         average=train.average,
+        clip_norm=train.clip_norm,
+        clipped=("words",),
         axis=spread.axis,
     )
     return spread.place(state, layout(state)), spread.compile(body, layout=layout(state))

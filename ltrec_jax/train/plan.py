@@ -1,11 +1,11 @@
-"""What a training run will need, found out without running it: parameters, work per epoch, memory of a step, time.
+"""What a training run will need, found out without running it: its stages, work per epoch, memory, time.
 
-The step is compiled for the shapes it will have, and the compiler asked for its memory; no text is encoded, no table
-made. Out of scope: showing it (`commands`).
+The step of a phase is compiled for the shapes it will have, and the compiler asked for its memory; no text is encoded,
+no table made. Out of scope: exact solves (`solve_plan`), showing it (`commands`).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,15 +14,34 @@ import numpy as np
 from ltrec_jax.config import Config, Precision
 from ltrec_jax.data.dataset import Split
 from ltrec_jax.solve.anchored_model import Anchors
-from ltrec_jax.train import item_phase, layer_cache, phases, schedule, solves
-from ltrec_jax.train.cost import matmul_peak
+from ltrec_jax.text.distinct import distinct_texts
+from ltrec_jax.train import item_phase, layer_cache, phases, schedule, solve_plan, solves
+from ltrec_jax.train.cost import encoder_flops, matmul_peak
 from ltrec_jax.train.phases import Prepared
 from ltrec_jax.train.problem import Problem, load_problem
-from ltrec_jax.train.state import TrainState
+from ltrec_jax.train.state import TrainState, frozen_layers
 from ltrec_jax.types import PyTree
 
 USUAL_SHARE: dict[Precision, float] = {"float32": 0.6, "bfloat16": 0.25}
 """Of the matmul peak that training reaches (MiniLM on a 2-core Xeon with AMX; the rest are passes over memory)."""
+ENCODING_SHARE: dict[Precision, float] = {"float32": 0.9, "bfloat16": 0.5}
+"""The same where nothing learns."""
+ENCODE, HIDDEN, ENCODE_AGAIN = "encode the item texts", "hidden states", "encode again"
+REFIT_SOLVE = "solve with validation rows"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What is done once. `bytes`: of the arrays that it holds on one device, at least; `seconds`: an estimate.
+
+    A `phase` of gradient steps has its own figures, in the plan's phases: its `bytes` are those of a step.
+    """
+
+    name: str
+    bytes: int
+    seconds: float
+    phase: bool = False
+    solve: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +66,22 @@ class PhasePlan:
 class Plan:
     """`parameters` of encoder, head and tables together; `peak`: measured operations per second; the phases in order.
 
-    `cache_bytes`: hidden states below the layers that learn, on disk; 0 where none are kept. `solves`: exact solves
-    before and after the phases, which are no part of them.
+    `cache_bytes`: hidden states below the layers that learn, on disk; 0 where none are kept. `stages`: all that is
+    done, in order, the phases among it. Shares are of the peak, where the encoder learns and where it does not.
     """
 
     parameters: int
     cache_bytes: int
     peak: float
     usual_share: float
-    solves: int
+    encoding_share: float
     phases: tuple[PhasePlan, ...]
+    stages: tuple[Stage, ...]
+
+    @property
+    def solves(self) -> int:
+        """How many of the stages are exact solves."""
+        return sum(stage.solve for stage in self.stages)
 
     def seconds(self, phase: PhasePlan) -> float:
         """An estimate for all epochs of a phase: its operations at the usual share of the peak. 0: not estimated."""
@@ -64,8 +89,12 @@ class Plan:
 
 
 def make_plan(split: Split, config: Config) -> Plan:
-    """The plan of `fit(split, config)` (its first fit; a refit takes as long again at most)."""
-    problem, steps = load_problem(split, config, dry=True), config.schedule.steps
+    """The plan of `fit(split, config)`; of training by gradient its first fit (a refit takes as long again at most)."""
+    given, steps = load_problem(split, config, dry=True), config.schedule.steps
+    whole = given.on(split.with_validation_in_train()) if config.refit else given
+    tries = config.schedule.goal == "explicit" and steps == "solve_tune_solve"
+    # Only where fine-tuning is tried on validation rows do those stay out at first (`fit`).
+    problem = given if steps == "gradient" or tries else whole
     if steps == "gradient":
         learning, wanted = problem, _gradient(problem)
     elif steps == "solve" or config.schedule.epochs == 0:
@@ -75,19 +104,59 @@ def make_plan(split: Split, config: Config) -> Plan:
         wanted = _gradient(learning)
     else:
         learning, wanted = item_phase.learning(problem), [lambda: _item_phase(problem)]
-    encoder = sum(leaf.size for leaf in jax.tree.leaves(problem.encoder.params))
-    width = config.model.embedding_dim if steps == "gradient" else solves.width(problem)
-    head = problem.encoder.config.hidden_size * (width + 1)
-    tables = (problem.dataset.num_users + problem.dataset.num_items) * (width + 1)
+    head = problem.encoder.config.hidden_size * (_width(problem) + 1)
+    tables = (problem.dataset.num_users + problem.dataset.num_items) * (_width(problem) + 1)
     precision = config.encoder.precision
-    return Plan(
-        parameters=encoder + head + tables,
+    plan = Plan(
+        parameters=_count(problem.encoder.params) + head + tables,
         cache_bytes=_cache_bytes(learning) if wanted else 0,
         peak=matmul_peak(precision, problem.spread.count),
         usual_share=USUAL_SHARE[precision],
-        solves=0 if steps == "gradient" else 2 if wanted else 1,
+        encoding_share=ENCODING_SHARE[precision],
         phases=tuple(_plan_phase(make) for make in wanted),
+        stages=(),
     )
+    again = whole if tries and config.refit and len(split.validation_rows) else None
+    return dataclasses.replace(plan, stages=tuple(_stages(plan, problem, learning, again)))
+
+
+def _width(problem: Problem) -> int:
+    config = problem.config
+    return config.model.embedding_dim if config.schedule.steps == "gradient" else solves.width(problem)
+
+
+def _stages(plan: Plan, problem: Problem, learning: Problem, again: Problem | None) -> Iterator[Stage]:
+    """Everything in order; `again`: the problem that is solved once more at the end, if any."""
+    config, precision = problem.encoder.config, problem.config.encoder.precision
+    lengths = problem.tokens.take(distinct_texts(problem.tokens)[0]).lengths
+    rate = plan.encoding_share * plan.peak
+    whole_seconds = encoder_flops(config, lengths, "none") / rate
+    below = frozen_layers(learning.config.train.trainable, config.num_layers) / config.num_layers
+    # Weights in float32 and as the products take them, and vectors of all texts.
+    weights = _count(problem.encoder.params) * (4 + np.dtype(precision).itemsize)
+    vectors = 4 * problem.dataset.num_items * config.hidden_size
+    solving = problem.config.schedule.steps != "gradient"
+    yield Stage(ENCODE, weights + vectors, whole_seconds)
+    if solving:
+        yield _solve(schedule.FIRST, problem)
+    for phase in plan.phases:
+        if plan.cache_bytes and phase.tokens_per_epoch:
+            yield Stage(HIDDEN, weights, below * whole_seconds)
+        yield Stage(phase.name, phase.step_bytes, plan.seconds(phase), phase=True)
+    if any(phase.tokens_per_epoch for phase in plan.phases):
+        above = (1 - below) if plan.cache_bytes else 1.0
+        yield Stage(ENCODE_AGAIN, weights + vectors, above * whole_seconds)
+    if solving and plan.phases:
+        yield _solve(schedule.SECOND, problem)
+    if again is not None:
+        # With the encoder as it was loaded and as it is left; with the former alone where it did not learn.
+        for _ in range(2 if plan.phases else 1):
+            yield _solve(REFIT_SOLVE, again)
+
+
+def _solve(name: str, problem: Problem) -> Stage:
+    cost = solve_plan.solve_cost(problem)
+    return Stage(name, cost.bytes, cost.seconds, solve=True)
 
 
 def _gradient(problem: Problem) -> list[Callable[[], Prepared]]:

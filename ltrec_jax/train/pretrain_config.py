@@ -63,7 +63,6 @@ class PretrainConfig:
             weight_decay=self.weight_decay,
             head_weight_decay=self.weight_decay,
             warmup=self.warmup,
-            clip_norm=self.clip_norm,
         )
 
 

@@ -60,11 +60,12 @@ def counts(problem: Problem) -> np.ndarray:
     """The training events of each item that a solve learns from: [I]."""
     if problem.config.schedule.goal == "explicit":
         return problem.popularity.counts
-    _, item = _distinct_likes(problem)
+    _, item = distinct_likes(problem)
     return np.bincount(item, minlength=problem.dataset.num_items)
 
 
-def _distinct_likes(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+def distinct_likes(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """User and item of the training likes, each pair once."""
     train = problem.split.train
     liked = train.rating >= problem.positive_rating
     user, item = np.unique(np.stack([train.user[liked], train.item[liked]]), axis=1)
@@ -73,7 +74,7 @@ def _distinct_likes(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 
 def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) -> Solved:
     settings = problem.config.whole_data
-    user, item = _distinct_likes(problem)
+    user, item = distinct_likes(problem)
     anchors = anchors or anchored_model.text_anchors(features_IxE, settings, problem.words_IxR)
     num_users, num_items = problem.dataset.num_users, problem.dataset.num_items
     model = anchored_model.fit(user, item, anchors, num_users=num_users, settings=settings, spread=problem.spread)
@@ -106,8 +107,8 @@ def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
         text_IxE=features_IxE,
         words_IxR=problem.words_IxR,
         profile_UxE=problem.profiles_UxE,
-        item_attributes=_attributes(dataset.items),
-        user_attributes=_attributes(dataset.users),
+        item_attributes=attributes(dataset.items),
+        user_attributes=attributes(dataset.users),
     )
     fit = {"vb": bayes.fit_vb, "gibbs": bayes.fit_gibbs}[problem.config.bayes.method]
     model = fit(
@@ -150,7 +151,7 @@ def _words(problem: Problem, projection_RxD: np.ndarray, text_bias_R: np.ndarray
     return Words(problem.lexical, projection_RxD, text_bias_R, problem.words_IxR)
 
 
-def _attributes(table: pd.DataFrame) -> dict[str, pd.Series]:
+def attributes(table: pd.DataFrame) -> dict[str, pd.Series]:
     """Columns of a table that can stand as side information: numbers, and words of few kinds."""
     return {
         str(name): table[name]

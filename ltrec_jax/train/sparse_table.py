@@ -134,8 +134,28 @@ def all_rows(table: SparseTable, spread: Parallel) -> np.ndarray:
     return rows
 
 
+def merged(table: SparseTable, ids: Array, gradients: Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
+    """The distinct rows touched on any device, int32 [n], sorted and filled up with N, and the sum of the gradients of
+    each over the device count, [n, W].
+
+    Of a table that is whole on every device, all devices get the same; of a split one, each gets its own rows.
+    """
+    if gradients.shape != (ids.shape[0], table.widths[0]):
+        raise ValueError(f"gradients {gradients.shape} do not match ids {ids.shape} and rows of {table.widths[0]}")
+    ids, gradients = parallel.gather_over_devices((ids, gradients), axis)
+    if table.split_rows is not None:
+        ids = _own_ids(table, ids, axis)
+    size = ids.shape[0]
+    rows, slot = jnp.unique(ids, size=size, fill_value=len(table), return_inverse=True)
+    gradient = jax.ops.segment_sum(gradients, slot.reshape(-1), num_segments=size) / parallel.axis_size(axis)
+    return rows, gradient
+
+
 class Update(Protocol):
-    """One step of a rule on the rows `ids` [n] (N = padding) with row gradients [n, W]."""
+    """One step of a rule on the rows `ids` [n] (N = padding) with row gradients [n, W].
+
+    `distinct`: ids and gradients are those that `merged` gave.
+    """
 
     def __call__(
         self,
@@ -146,6 +166,7 @@ class Update(Protocol):
         learning_rate: Array | float,
         weight_decay: float = 0.0,
         axis: str | None = None,
+        distinct: bool = False,
     ) -> SparseTable: ...
 
 
@@ -161,8 +182,9 @@ def _rule(apply: Callable[[SparseTable, jax.Array, jax.Array, Array | float, flo
         learning_rate: Array | float,
         weight_decay: float = 0.0,
         axis: str | None = None,
+        distinct: bool = False,
     ) -> SparseTable:
-        rows, gradient = _merged(table, ids, gradients, axis)
+        rows, gradient = (jnp.asarray(ids), jnp.asarray(gradients)) if distinct else merged(table, ids, gradients, axis)
         return apply(table, rows, gradient, learning_rate, weight_decay)
 
     return update
@@ -247,20 +269,6 @@ def _adam(
     second = B2 * rows.second + (1 - B2) * gradient**2
     direction = (first / (1 - B1**time)) / (jnp.sqrt(second / (1 - B2**time)) + EPSILON) + weight_decay * rows.values
     return Columns(rows.values - learning_rate * direction, first, second, rows.updates + 1)
-
-
-def _merged(table: SparseTable, ids: Array, gradients: Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
-    """The distinct rows touched on any device, int32 [n], sorted and filled up with N, and the sum of the gradients of
-    each over the device count, [n, W]."""
-    if gradients.shape != (ids.shape[0], table.widths[0]):
-        raise ValueError(f"gradients {gradients.shape} do not match ids {ids.shape} and rows of {table.widths[0]}")
-    ids, gradients = parallel.gather_over_devices((ids, gradients), axis)
-    if table.split_rows is not None:
-        ids = _own_ids(table, ids, axis)
-    size = ids.shape[0]
-    rows, slot = jnp.unique(ids, size=size, fill_value=len(table), return_inverse=True)
-    gradient = jax.ops.segment_sum(gradients, slot.reshape(-1), num_segments=size) / parallel.axis_size(axis)
-    return rows, gradient
 
 
 def _own_ids(table: SparseTable, ids: Array, axis: str | None) -> jax.Array:

@@ -23,7 +23,7 @@ WORDS = ("encoder", "embeddings", "word_embeddings", "embedding")
 class TrainState:
     """step int32; `trainable` and `frozen` partition the parameters; tables users, items [N, D + 1], words [V, E].
 
-    `average` is the moving average of `trainable`, or None where none is kept.
+    `average` is the moving average of `trainable`, or None where none is kept; tables have none.
     """
 
     step: jax.Array
@@ -90,7 +90,10 @@ def frozen_layers(what: str, num_layers: int) -> int:
 
 
 def full_params(state: TrainState) -> PyTree:
-    """The whole parameter tree as it is evaluated: the average where one is kept, the word table back in its place."""
+    """The whole parameter tree as it is evaluated: the average where one is kept, the word table back in its place.
+
+    The word table is that of the last step: only dense leaves are averaged.
+    """
     trees = [state.trainable if state.average is None else state.average, state.frozen]
     if "words" in state.tables:
         trees.append(traverse_util.unflatten_dict({WORDS: state.tables["words"].values}))

@@ -95,7 +95,7 @@ def test_a_long_row_is_summed_in_slices(monkeypatch, entries, table):
 
 
 def test_blocks_are_bounded(entries, monkeypatch):
-    monkeypatch.setattr(row_solve, "_BLOCK_FLOATS", 400)
+    monkeypatch.setattr(row_solve, "BLOCK_FLOATS", 400)
     blocks = row_solve.make_blocks(*entries, ROWS, width=WIDTH, spread=parallel.choose("jit"))
     assert max(b.column.size * WIDTH for b in blocks.blocks if b.column.shape[-1] == 8) <= 400
     assert len({b.column.shape for b in blocks.blocks}) == len({b.column.shape[-1] for b in blocks.blocks})

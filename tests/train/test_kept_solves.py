@@ -35,7 +35,7 @@ def solved(*, explicit, words):
         anchors=Anchors(some(6), some(8, 4).T, some(8, 3), 0.3 if words else 0.0),
         head={"projection": some(6, 2), "mu": np.asarray(0.1, np.float32)},
         prior=UserPrior(explicit, some(3, 3, kind=np.float64), some(3), some(4), 0.0 if explicit else 0.7, **more),
-        words=Words(WITH_WORDS.lexical, some(2, 2), WITH_WORDS.words_IxR) if words else None,
+        words=Words(WITH_WORDS.lexical, some(2, 2), some(2), WITH_WORDS.words_IxR) if words else None,
     )
 
 

@@ -11,7 +11,7 @@ from ltrec_jax import parallel
 from ltrec_jax.data.history import history
 from ltrec_jax.train import phases
 from ltrec_jax.train.problem import load_problem
-from ltrec_jax.train.sparse_table import RULES
+from ltrec_jax.train.sparse_table import EPSILON, RULES
 from ltrec_jax.train.state import WORDS, full_params, merge, partition, trainable_rule
 
 
@@ -100,10 +100,11 @@ def test_the_moving_average_is_kept_and_evaluated(problem):
     settled = on(problem, problem.spread, average=0.5, decay="constant", warmup=0.0)
     prepared = encoder_phase(settled)
     key, state = problem.spread.replicate(jax.random.key(0)), prepared.state
-    expected = jax.device_get(state.trainable)
+    weights = []
     for number in range(3):
         state, _ = prepared.step(state, problem.spread.shard(prepared.source.batch(0, number)), key)
-        expected = jax.tree.map(lambda a, w: 0.5 * a + 0.5 * w, expected, jax.device_get(state.trainable))
+        weights.append(jax.device_get(state.trainable))
+    expected = jax.tree.map(lambda *w: np.average(w, axis=0, weights=[0.25, 0.5, 1.0]), *weights)
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state.average), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     evaluated = full_params(state)["head"]["projection"]
@@ -165,6 +166,29 @@ def test_the_rule_of_the_tables_is_the_configured_one(problem):
         assert adagrad.second.shape[1] == 1
         assert len(np.unique(lazy.updates)) > 1
         assert np.unique(dense.updates).tolist() == [4]
+
+
+def test_rows_of_users_and_items_decay_where_they_are_touched(problem):
+    settled = on(problem, problem.spread, warmup=0.0, table_weight_decay=0.25)
+    prepared, rate = head_phase(settled), settled.config.train.table_learning_rate
+    tables = jax.tree.map(np.array, prepared.state.tables)
+    width = tables["items"].widths[0]
+    # Item rows start at 0, where decay is not seen.
+    tables["items"].cells[:, :width] = 0.5
+    before = {name: table.cells.copy() for name, table in tables.items()}
+    batch = prepared.source.batch(0, 0)
+    state, _ = prepared.step(dataclasses.replace(prepared.state, tables=tables), batch, jax.random.key(0))
+    for name, ids in (("users", batch.pair_user[batch.weight > 0]), ("items", batch.item)):
+        touched = np.isin(np.arange(len(before[name])), ids)
+        assert 0 < touched.sum() < len(touched)
+        cells = np.asarray(state.tables[name].cells)
+        values, first, second = cells[:, :width], cells[:, width : 2 * width], cells[:, 2 * width : 3 * width]
+        # The first step of Adam, from the moments it leaves: m = (1 - b1) g, v = (1 - b2) g^2.
+        expected = before[name][:, :width] - rate * (
+            (first / 0.1) / (np.sqrt(second / 0.001) + EPSILON) + 0.25 * before[name][:, :width]
+        )
+        np.testing.assert_allclose(values[touched], expected[touched], rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(cells[~touched], before[name][~touched])
 
 
 @pytest.mark.slow

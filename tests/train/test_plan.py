@@ -12,7 +12,7 @@ from ltrec_jax.commands.plan_table import plan_table
 from ltrec_jax.config import ScheduleConfig, WholeDataConfig
 from ltrec_jax.solve.anchored_model import Anchors
 from ltrec_jax.train import item_phase, layer_cache, phases, problem, solves
-from ltrec_jax.train.plan import make_plan
+from ltrec_jax.train.plan import ENCODE, ENCODE_AGAIN, make_plan
 
 
 def real_bytes(tree):
@@ -42,6 +42,9 @@ def test_a_plan_foresees_what_training_makes_and_encodes_nothing(
     assert plan.seconds(encoder) > 0 == plan.seconds(head)
     hidden = real.hidden_states()
     assert plan.cache_bytes == (0 if trainable == "all" else hidden.values.nbytes)
+    kept = ["hidden states"] if hidden else []
+    assert [stage.name for stage in plan.stages] == [ENCODE, "head", *kept, "encoder", ENCODE_AGAIN]
+    assert plan.solves == 0
 
 
 @pytest.mark.parametrize(("goal", "share"), [("explicit", 0.0), ("whole_data", 0.0), ("whole_data", 0.2)])
@@ -62,12 +65,35 @@ def test_a_plan_of_a_schedule_foresees_the_phase_between_its_solves(small_split,
     assert items.trainable == sum(leaf.size for leaf in jax.tree.leaves(prepared.state.trainable))
     assert items.optimizer_bytes == real_bytes(prepared.state.optimizer)
     assert plan.seconds(items) > 0
-    assert plan.solves == 2
+    in_order = [ENCODE, "solve", "hidden states", "items", ENCODE_AGAIN, "solve again"]
+    assert [stage.name for stage in plan.stages] == in_order
+    by_name = {stage.name: stage for stage in plan.stages}
+    assert all(stage.seconds > 0 and stage.bytes > 0 for stage in plan.stages)
+    # Half of the two layers is run on either side of the stored states.
+    np.testing.assert_allclose(by_name["hidden states"].seconds, by_name[ENCODE].seconds / 2, rtol=1e-6)
+    np.testing.assert_allclose(by_name[ENCODE_AGAIN].seconds, by_name[ENCODE].seconds / 2, rtol=1e-6)
+    assert by_name["items"].bytes == items.step_bytes
     frozen = make_plan(small_split, dataclasses.replace(config, schedule=ScheduleConfig(steps="solve", goal=goal)))
     assert (frozen.phases, frozen.solves) == ((), 1)
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(plan_table(frozen))
-    assert "One exact solve" in console.export_text()
+    text = console.export_text()
+    assert [line.split()[0] for line in text.splitlines() if "over " in line] == ["encode", "solve"]
+    assert "Phases of gradient steps" not in text
+    assert "a guess" in text
+
+
+@pytest.mark.parametrize(("goal", "refits"), [("explicit", 2), pytest.param("whole_data", 0, marks=pytest.mark.slow)])
+def test_a_plan_counts_the_solves_of_a_refit_and_on_which_rows(small_split, small_config, cache, goal, refits):
+    schedule = ScheduleConfig(goal=goal, trainable="top:1", epochs=1)
+    plan = make_plan(small_split, dataclasses.replace(small_config, schedule=schedule, refit=True))
+    names = [stage.name for stage in plan.stages if stage.solve]
+    assert names == ["solve", "solve again", *["solve with validation rows"] * refits]
+    frozen = make_plan(
+        small_split,
+        dataclasses.replace(small_config, schedule=dataclasses.replace(schedule, epochs=0), refit=True),
+    )
+    assert [stage.name for stage in frozen.stages if stage.solve] == ["solve", *names[2 : 2 + bool(refits)]]
 
 
 def test_the_table_says_what_it_means(small_split, small_config):
@@ -77,6 +103,7 @@ def test_the_table_says_what_it_means(small_split, small_config):
     console.print(plan_table(plan))
     text = console.export_text()
     assert "phase encoder" in text
+    assert "solve" not in text
     assert "phase head" not in text
     assert f"{plan.phases[0].tokens_per_epoch:,}" in text
     assert f"{plan.parameters:,} parameters in all" in " ".join(text.split())

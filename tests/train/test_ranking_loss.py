@@ -159,7 +159,7 @@ def test_the_encoder_learns_to_rank(small_split, small_config, tmp_path):
 
 
 def test_what_cannot_be_asked_for(problem, small_config):
-    with pytest.raises(UserError, match=r"train\.accumulate"):
+    with pytest.raises(UserError, match=r"train\.accumulate must be 1 .* bpr: .* do not see each other's"):
         asking(small_config, "bpr", accumulate=2)
     solve = dataclasses.replace(small_config.schedule, steps="solve")
     with pytest.raises(UserError, match=r"schedule\.steps"):

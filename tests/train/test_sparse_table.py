@@ -123,7 +123,7 @@ def test_shapes_that_do_not_match_are_refused():
         sparse_table.lazy_adam(table(), jnp.array([1], jnp.int32), jnp.ones((1, 4)), learning_rate=0.1)
 
 
-@pytest.mark.parametrize("rule", ["lazy_adam", "rowwise_adagrad"])
+@pytest.mark.parametrize("rule", ["lazy_adam", "sparse_adam", "rowwise_adagrad"])
 def test_no_copy_of_a_donated_table_is_compiled(rule):
     rows, width = 4096, 8
     start = sparse_table.make_table(table(rows, width).values, rule)

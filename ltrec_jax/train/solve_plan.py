@@ -1,0 +1,110 @@
+"""What an exact solve will hold and how long it may take, from the shapes of its arrays: nothing is solved.
+
+Bytes are those of the arrays that live at once, a lower bound: what compiled programs use beside them comes on top.
+Seconds are a guess. A solve is bound by memory: it gathers a row of numbers for every entry of every block, and what
+that took on a 2-core Xeon is taken for the machine at hand. Out of scope: the solves (`solves`), showing it
+(`commands`).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ltrec_jax.solve import row_solve, side_information
+from ltrec_jax.train import solves
+from ltrec_jax.train.problem import Problem
+
+GATHERED_PER_SECOND = {"vb": 5e8, "gibbs": 2e8, "whole_data": 2e8}
+"""Numbers per second on a 2-core Xeon: an iteration over 10^7 events took 2.9 s (variational Bayes, 55 moments a row),
+an alternation 3.7 s (lists, width 32; benchmarks/results/bench_solves.json). A solve of MovieLens-1M at width 384 had
+the latter's rate to a third (20 s). Gibbs: that of the normal equations, which it shares with the lists; not measured.
+"""
+_FLOAT, _DOUBLE = 4, 8
+_ENTRY = 3 * _FLOAT
+"""A block has column, value and mask of each entry."""
+_SAMPLES, _KEPT = 10, 3
+"""Gibbs sweeps whose samples are merged at once, and times the served rank that is kept of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SolveCost:
+    """`bytes` on one device, at least; `seconds` on a 2-core CPU, to a factor of about two, compilation not counted."""
+
+    bytes: int
+    seconds: float
+
+
+def solve_cost(problem: Problem) -> SolveCost:
+    """Of `solves.solve(problem, ...)`."""
+    return _of_ratings(problem) if problem.config.schedule.goal == "explicit" else _of_lists(problem)
+
+
+def side_widths(problem: Problem) -> tuple[int, int]:
+    """Columns of side information of users and items, at most: constant ones are left out."""
+    dataset, train = problem.dataset, problem.split.train
+    users, items = dataset.num_users, dataset.num_items
+    wide = problem.features_IxE.shape[1]
+    text = min(side_information.TEXT_DIMS, wide, len(np.unique(train.item)))
+    singular = max(min(side_information.SINGULAR_VECTORS, min(users, items) - 2), 0)
+    profile = 0
+    if problem.profiles_UxE is not None:
+        profile = min(side_information.TEXT_DIMS, wide, len(np.unique(train.user)))
+    # An intercept and the two columns of popularity.
+    both = 3 + singular + text
+    of_users, of_items = (
+        sum(side_information.attribute(column).shape[1] for column in solves.attributes(table).values())
+        for table in (dataset.users, dataset.items)
+    )
+    return both + profile + of_users, both + of_items
+
+
+def _of_ratings(problem: Problem) -> SolveCost:
+    settings, train, dataset = problem.config.bayes, problem.split.train, problem.dataset
+    users, items, wide = dataset.num_users, dataset.num_items, problem.features_IxE.shape[1]
+    rows, width = users + items, solves.width(problem) + 1
+    variational = settings.method == "vb"
+    moments = width * (width + 3) // 2 + 1
+    gathered = moments if variational else width
+    entries_U = _entries(problem, train.user, users, gathered)
+    entries_I = _entries(problem, train.item, items, gathered)
+    columns_U, columns_I = side_widths(problem)
+    # On the host, on the device, and there once more with zeros for rows without events.
+    sides = 3 * _FLOAT * (users * columns_U + items * columns_I)
+    if variational:
+        # Means, covariances and noise before and after; then, of the larger side, its sums and six matrices a row.
+        state = 2 * _FLOAT * rows * (width + width * width + 3)
+        working = _FLOAT * (max(users, items) * (3 * moments + 6 * width * width) + max(users, items) * moments)
+        passes, method = settings.iterations, "vb"
+    else:
+        kept = min(_KEPT * settings.gibbs_factors, users, items)
+        state = _FLOAT * rows * (2 * (width + 1) + _SAMPLES * (width + 1) + 2 * kept)
+        merging = 2 * rows * (kept + _SAMPLES * settings.gibbs_factors)
+        working = _FLOAT * max(merging, 3 * max(users, items) * width * width)
+        passes, method = settings.sweeps, "gibbs"
+    solving = _ENTRY * (entries_U + entries_I) // problem.spread.count + sides + state + working
+    # Before it: principal components of the texts, five matrices in float64.
+    components = 5 * _DOUBLE * items * wide
+    seconds = passes * gathered * (entries_U + entries_I) / GATHERED_PER_SECOND[method]
+    return SolveCost(_FLOAT * items * wide + max(components, solving), seconds)
+
+
+def _of_lists(problem: Problem) -> SolveCost:
+    settings, dataset = problem.config.whole_data, problem.dataset
+    user, item = solves.distinct_likes(problem)
+    users, items, width = dataset.num_users, dataset.num_items, solves.width(problem)
+    warm, place = np.unique(item, return_inverse=True)
+    entries_U = _entries(problem, user, users, width, shortest=32)
+    entries_I = _entries(problem, place, len(warm), width, shortest=32)
+    # Vectors of both sides, in their own basis and in the one in which they are solved, and the anchors in both; on the
+    # host directions of texts, anchors and item vectors. Gramian and its basis. One block with its matrices.
+    vectors = _FLOAT * width * (2 * users + 4 * len(warm) + 3 * items)
+    working = _FLOAT * (3 * width * width + 4 * row_solve.BLOCK_FLOATS)
+    held = _ENTRY * (entries_U + entries_I) // problem.spread.count + vectors + working
+    gathered = width * (settings.alternations * (entries_U + entries_I) + entries_U)
+    wide = problem.features_IxE.shape[1]
+    return SolveCost(_FLOAT * items * wide + held, gathered / GATHERED_PER_SECOND["whole_data"])
+
+
+def _entries(problem: Problem, row_N: np.ndarray, num_rows: int, width: int, shortest: int = 8) -> int:
+    counts_R = np.bincount(row_N, minlength=num_rows)
+    return row_solve.block_entries(counts_R, width=width, shortest=shortest, devices=problem.spread.count)
