@@ -58,7 +58,7 @@ def main() -> None:
                 train.item,
                 *sizes,
                 text_IxE=problem.features_IxE,
-                profile_UxE=problem.profiles_UxE,
+                profile_UxE=problem.profiles,
                 item_attributes={column: dataset.items[column] for column in ("year", "genres")},
                 user_attributes={column: dataset.users[column] for column in ATTRIBUTES},
                 leave_out=leave_out,

@@ -107,7 +107,7 @@ def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
         dataset.num_users,
         dataset.num_items,
         text_IxE=features_IxE,
-        profile_UxE=problem.profiles_UxE,
+        profile_UxE=problem.profiles,
         item_attributes=_attributes(dataset.items),
         user_attributes=_attributes(dataset.users),
     )

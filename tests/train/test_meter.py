@@ -7,8 +7,8 @@ import pytest
 from ltrec_jax.train.meter import Figures, Meter
 from ltrec_jax.train.tracking import Nowhere
 
-SOURCE = types.SimpleNamespace(steps_per_epoch=4, units_per_epoch=4, tokens_per_epoch=0)
-BATCH = types.SimpleNamespace(token_ids=None)
+SOURCE = types.SimpleNamespace(steps_per_epoch=4, units_per_epoch=4, tokens_per_epoch=0, user_encodings_per_epoch=0)
+BATCH = types.SimpleNamespace(token_places=0)
 
 
 @pytest.mark.parametrize(("usual", "first_bad"), [(0.0, 2), (1.0, 3)])
