@@ -227,8 +227,8 @@ def finished_vectors(problem: Problem, prepared: Prepared, state: TrainState) ->
     rows = sparse_table.all_rows(state.tables["users"], problem.spread)
     seen = np.bincount(problem.split.train.user, minlength=len(rows))[:, None] > 0
     rows = np.where(seen, rows, 0.0).astype(np.float32)
-    if prepared.source.has_user_texts:
-        rows += np.asarray(_user_text_rows(problem, prepared, state, np.arange(len(rows))))
+    if (of_texts := user_text_rows(problem, prepared, state)) is not None:
+        rows += of_texts
     rates = problem.config.train.predicts_ratings
     vectors = Vectors(_mu(problem, state), rows[:, :-1], rows[:, -1], np.asarray(q), np.asarray(b), rates)
     return vectors, np.asarray(pooled_IxE)
@@ -248,8 +248,14 @@ def _items(problem: Problem, pooled_KxE: Array, state: TrainState, items: np.nda
     return q, b
 
 
+def user_text_rows(problem: Problem, prepared: Prepared, state: TrainState) -> np.ndarray | None:
+    """[p_u | b_u] of all users by their texts alone, float32 [U, D + 1]; None where they have none."""
+    if not prepared.source.has_user_texts:
+        return None
+    return np.asarray(_user_text_rows(problem, prepared, state, np.arange(problem.dataset.num_users)))
+
+
 def _user_text_rows(problem: Problem, prepared: Prepared, state: TrainState, users: np.ndarray) -> jax.Array:
-    """[p_u | b_u] of users by their texts alone, [n, D + 1]."""
     assert problem.learnt_users is not None
     assert prepared.pooled_users is not None
     texts, slot = np.unique(problem.learnt_users.text_U[users], return_inverse=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ltrec_jax import parallel
+from ltrec_jax.bundle import Bundle
 from ltrec_jax.config import BayesConfig, ScheduleConfig
 from ltrec_jax.data import splits
 from ltrec_jax.encoder import catalogue, pooling
@@ -15,6 +16,7 @@ from ltrec_jax.encoder.bert import Bert
 from ltrec_jax.errors import UserError
 from ltrec_jax.model.head import Head
 from ltrec_jax.objectives.squared_error import squared_error
+from ltrec_jax.serve.live_users import rule_of
 from ltrec_jax.train import phases, sparse_table
 from ltrec_jax.train.fit import fit
 from ltrec_jax.train.pair_loss import make_pair_loss, row_ids
@@ -268,7 +270,9 @@ def test_a_user_without_events_is_the_text_and_a_known_one_moves_from_it(problem
 
 @pytest.mark.slow
 def test_a_run_places_cold_users_by_their_texts_and_goes_on_where_it_stopped(problem, tmp_path):
-    config = dataclasses.replace(problem.config, model=dataclasses.replace(problem.config.model, user_l2=0.1))
+    model = dataclasses.replace(problem.config.model, user_l2=0.1)
+    train = dataclasses.replace(problem.config.train, head_epochs=12)
+    config = dataclasses.replace(problem.config, model=model, train=train)
     free = dataclasses.replace(config, data=dataclasses.replace(config.data, user_template=""))
     bundle = fit(problem.split, config, tmp_path / "run")
     cold = problem.split.test
@@ -277,3 +281,10 @@ def test_a_run_places_cold_users_by_their_texts_and_goes_on_where_it_stopped(pro
     assert [row.get("user_encodings_per_epoch", 0) > 0 for row in rows] == [False, True]
     again = fit(problem.split, config, tmp_path / "run", resume=True)
     np.testing.assert_array_equal(again.vectors.user_vectors, bundle.vectors.user_vectors)
+    read = Bundle.load(tmp_path / "run" / "bundle")
+    np.testing.assert_array_equal(read.user_text_rows, bundle.user_text_rows)
+    users, known = np.unique(cold.user), np.unique(problem.split.train.user)
+    np.testing.assert_array_equal(read.user_text_rows[users, :-1], read.vectors.user_vectors[users])
+    # Who comes without a text is as the texts of known users are on average.
+    vector, _ = rule_of(read).fresh().solve()
+    np.testing.assert_allclose(vector, read.user_text_rows[known, :-1].mean(axis=0), rtol=1e-4)
