@@ -213,7 +213,7 @@ def test_loss_and_gradient_are_those_of_encoding_each_pairs_own_texts(problem):
 @pytest.mark.parametrize(
     ("mode", "count", "prepare", "train"),
     [
-        ("pmap", 8, head_phase, {}),
+        pytest.param("pmap", 8, head_phase, {}, marks=pytest.mark.slow),
         pytest.param("vmap", 2, head_phase, {"accumulate": 2}, marks=pytest.mark.slow),
         pytest.param("pmap", 8, encoder_phase, {"encoder_dropout": True, "trainable": "top:1"}, marks=pytest.mark.slow),
         pytest.param("shard_map", 8, encoder_phase, {"trainable": "top:1"}, marks=pytest.mark.slow),
