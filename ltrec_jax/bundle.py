@@ -29,6 +29,7 @@ from ltrec_jax.version import __version__
 
 FORMAT_VERSION = 2
 _PRIOR, _WORDS = "prior.safetensors", "words.safetensors"
+_USER_TEXTS = "user_text_rows.npy"
 _ARRAYS = {
     "user_vectors": "vectors",
     "user_biases": "vectors",
@@ -49,7 +50,8 @@ class Bundle:
     popularity group (0 head, 1 mid, 2 tail). `head` are the parameters between pooled text and anchor, so that a new
     text can be placed; `text_vectors` float16[I, E] are the pooled texts of the catalogue. `about` tells dataset, split
     and rating scale. `prior` folds new users in where users were solved for (None after gradient training). `words` add
-    to the anchors of `head` what the words of a text say (None without a `lexical_share`).
+    to the anchors of `head` what the words of a text say (None without a `lexical_share`). `user_text_rows`
+    float32 [U, D + 1] are [vector | bias] of users by their texts alone (None where training by gradient read none).
     """
 
     config: Config
@@ -65,6 +67,7 @@ class Bundle:
     text_vectors: np.ndarray
     prior: UserPrior | None = None
     words: Words | None = None
+    user_text_rows: np.ndarray | None = None
 
     @property
     def num_users(self) -> int:
@@ -111,6 +114,8 @@ class Bundle:
             if self.words is not None:
                 save_tensors(self.words.tensors(), directory / _WORDS)
                 np.save(directory / "arrays" / "word_vectors.npy", self.words.vectors, allow_pickle=False)
+            if self.user_text_rows is not None:
+                np.save(directory / "arrays" / _USER_TEXTS, self.user_text_rows, allow_pickle=False)
             for name, part in _ARRAYS.items():
                 np.save(directory / "arrays" / f"{name}.npy", getattr(getattr(self, part), name), allow_pickle=False)
             np.save(directory / "arrays" / "counts.npy", self.counts, allow_pickle=False)
@@ -166,6 +171,7 @@ class Bundle:
             prior=prior,
             words=_load_words(path, encoder.config.vocab_size),
             text_vectors=storage.read_array(path / "arrays" / "text_vectors.npy", mapped=True),
+            user_text_rows=_load_user_texts(path),
         )
 
 
@@ -179,6 +185,11 @@ def _load_prior(path: Path, plain: Mapping[str, Any] | None) -> UserPrior | None
         return None
     arrays: dict[str, Any] = dict(load_tensors(path / _PRIOR))
     return UserPrior(explicit=bool(plain["explicit"]), ridge=float(plain["ridge"]), **arrays)
+
+
+def _load_user_texts(path: Path) -> np.ndarray | None:
+    stored = path / "arrays" / _USER_TEXTS
+    return storage.read_array(stored, mapped=True) if stored.is_file() else None
 
 
 def _load_words(path: Path, vocab_size: int) -> Words | None:

@@ -44,7 +44,11 @@ class DataConfig:
     per_user: Annotated[bool, Doc("draw the shares from each user's events instead of from all")] = False
     template: Annotated[str, Doc("item text from its columns, as '{title} ({year})'; empty: the dataset's own")] = ""
     user_template: Annotated[
-        str, Doc("user text from the users' columns, as '{age} years old, {gender}'; a solve of ratings alone reads it")
+        str,
+        Doc(
+            "user text from the users' columns, as '{age} years old, {gender}', for a solve of ratings or training by "
+            "gradient; empty: users have none"
+        ),
     ] = ""
     max_length: Annotated[int, Doc("tokens per text; longer ones are cut and counted")] = 64
 
@@ -65,7 +69,9 @@ class ModelConfig:
     embedding_dim: Annotated[int, Doc("width D of user and item vectors")] = 64
     gate_count: Annotated[float, Doc("c of the gate n / (n + c): interactions until behaviour weighs half")] = 20.0
     embedding_dropout: Annotated[float, Doc("share of the D products p_u * q_i dropped in training")] = 0.6
-    user_l2: Annotated[float, Doc("lambda of |p_u|^2, added to every pair's squared error")] = 0.8
+    user_l2: Annotated[
+        float, Doc("lambda of |p_u|^2 (of what p_u has beside a text), added to every pair's squared error")
+    ] = 0.8
     item_l2: Annotated[float, Doc("lambda of |v_i|^2, likewise")] = 0.005
     bias_l2: Annotated[float, Doc("lambda of b_u^2 and of the item's bias residual, likewise")] = 0.03
 
@@ -347,10 +353,11 @@ def _check(config: Config) -> None:
             "other items of its batch, and slices that go through one after the other do not see each other's. For "
             "less memory lower train.batch_items, or set train.remat."
         )
-    if data.user_template and (schedule.steps == "gradient" or schedule.goal != "explicit"):
+    if data.user_template and schedule.steps != "gradient" and schedule.goal != "explicit":
         raise UserError(
-            "Setting data.user_template is read by a solve of ratings alone: set schedule.goal to explicit and "
-            "schedule.steps to solve or solve_tune_solve, or leave it empty."
+            "Setting data.user_template is read by a solve of ratings and by training by gradient; a solve for lists "
+            "has no place for users' texts. Set schedule.goal to explicit or schedule.steps to gradient, or leave it "
+            "empty."
         )
     if whole_data.lexical_share and (schedule.steps == "gradient" or schedule.goal != "whole_data"):
         raise UserError(

@@ -2,6 +2,10 @@
 
     q_i = anchor_i + g_i v_i        b_i = text_bias_i + g_i c_i
 
+and p_u, b_u are free, or where users have texts
+
+    p_u = anchor_u + v_u            b_u = text_bias_u + c_u         v_u = 0, c_u = 0 without training events
+
 Rows of the tables hold vector and bias side by side, [.., D + 1], so that one gather and one update serve both.
 """
 
@@ -24,6 +28,11 @@ def item_vectors(
         raise ValueError(f"shapes do not match: anchor {anchor_KxD.shape}, rows {rows.shape}, gate {gate_K.shape}")
     gated = jnp.asarray(gate_K)[:, None] * rows
     return anchor_KxD + gated[:, :-1], text_bias_K + gated[:, -1]
+
+
+def user_rows(anchor_UxD: jax.Array, text_bias_U: jax.Array) -> jax.Array:
+    """[p_u | b_u] of users by their texts alone, float32 [U, D + 1]."""
+    return jnp.concatenate([anchor_UxD, text_bias_U[:, None]], axis=1)
 
 
 def pair_scores(

@@ -30,7 +30,13 @@ class Profile:
 def rule_of(bundle: Bundle) -> UserRule:
     """The rule under which the bundle's user table was trained."""
     ranks = bundle.prior is None and not bundle.config.train.predicts_ratings
-    return ranking_users.of_bundle(bundle) if ranks else squared_users.of_bundle(bundle)
+    rule: UserRule = ranking_users.of_bundle(bundle) if ranks else squared_users.of_bundle(bundle)
+    if bundle.user_text_rows is None:
+        return rule
+    # Whose text is not known stands where the texts of known users do on average.
+    known = bundle.user_text_rows[np.flatnonzero(bundle.history.counts)]
+    mean = known.mean(axis=0, dtype=np.float64) if len(known) else np.zeros(known.shape[1])
+    return rule.around(mean[:-1], float(mean[-1]))
 
 
 @dataclasses.dataclass
@@ -128,7 +134,10 @@ class LiveUsers:
         seen, ratings = self._bundle.history.of(user)
         vectors = self._bundle.vectors
         vector, bias = np.asarray(vectors.user_vectors[user], np.float64), float(vectors.user_biases[user])
-        row = self.rule.known(self._events(seen, ratings), vector, bias)
+        rule = self.rule
+        if (of_texts := self._bundle.user_text_rows) is not None:
+            rule = rule.around(of_texts[user, :-1], float(of_texts[user, -1]))
+        row = rule.known(self._events(seen, ratings), vector, bias)
         return _State(row, (vector, bias), dict(zip(seen.tolist(), ratings.tolist(), strict=True)), {})
 
     def _as_profile(self, solution: tuple[np.ndarray, float], seen: np.ndarray, ratings: np.ndarray) -> Profile:

@@ -6,7 +6,9 @@ training, n the number of likes:
 
     softmax    sum_i w_i [ log sum_k exp(s_k) - s_i ]                                            + penalty
     bpr        sum_i w_i sum_k a_k softplus((s_k - log a_k) - (s_i - log a_i)) / (1 - a_i)       + penalty
-    penalty    n user_l2 |p|^2 + (delta / 2) sum_d h_d p_d^2
+    penalty    n user_l2 |p - c|^2 + (delta / 2) sum_d h_d p_d^2
+
+c is 0, or where users have texts what the text alone says; somebody new has the mean of the known ones.
 
 That is what the batches of training come to in the mean (`train.ranking_loss`): the corrections by log q make a
 softmax's negatives the whole catalogue, whatever batches are made of, and leave BPR's at their shares a_k of the slots.
@@ -158,10 +160,19 @@ class RankingRule:
     delta: float
     width: int
     positive_rating: float
+    center: np.ndarray | None = None
 
     def fresh(self) -> "Row":
-        """Somebody without events, who has no taste: the lists are by the items' biases."""
-        return Row(self, {}, np.zeros(self.width))
+        """Somebody without events, who has no taste: the lists are by the items' biases (and the center)."""
+        return Row(self, {}, self._center.copy())
+
+    def around(self, vector_D: np.ndarray, bias: float) -> "RankingRule":
+        """The rule of a user whose text alone says this; there are no biases."""
+        return dataclasses.replace(self, center=np.asarray(vector_D, np.float64))
+
+    @property
+    def _center(self) -> np.ndarray:
+        return np.zeros(self.width) if self.center is None else self.center
 
     def known(self, trained: Events, vector_D: np.ndarray, bias: float) -> "Row":
         """A user of the training, who stands where training left it until a like comes or goes."""
@@ -180,19 +191,22 @@ class RankingRule:
         )
 
     def solve(self, events: Events, start_D: np.ndarray) -> np.ndarray:
-        """p [D] for these likes, from a start; without any, zeros."""
+        """p [D] for these likes, from a start; without any, the center."""
         likes, p_D, count = self.likes(events), start_D, len(events.numbers)
         if count == 0:
-            return np.zeros(self.width)
+            return self._center.copy()
         value = self.comparison.value(p_D, likes)
         for _ in range(_STEPS):
             slope_D, bend_DxD = self.comparison.slopes(p_D, likes)
             penalty_D = 2.0 * count * self.l2 + self.delta * np.diag(bend_DxD)
-            slope_D = slope_D + penalty_D * p_D
+            # Both penalties are one parabola, whose lowest point lies between the center and 0.
+            lowest_D = 2.0 * count * self.l2 * self._center / penalty_D
+            slope_D = slope_D + penalty_D * (p_D - lowest_D)
             if np.abs(slope_D).max() <= _EXACT * count:
                 break
             step_D = -np.linalg.solve(bend_DxD + np.diag(penalty_D), slope_D)
-            p_D, value = self._downhill(p_D, value, step_D, float(slope_D @ step_D), penalty_D, likes)
+            promised = float(slope_D @ step_D)
+            p_D, value = self._downhill(p_D, value, step_D, promised, (penalty_D, lowest_D), likes)
         return p_D
 
     def _downhill(
@@ -201,19 +215,22 @@ class RankingRule:
         value: float,
         step_D: np.ndarray,
         promised: float,
-        penalty_D: np.ndarray,
+        parabola: tuple[np.ndarray, np.ndarray],
         likes: Likes,
     ) -> tuple[np.ndarray, float]:
         """As far along a step as the objective falls as it promises to (Armijo): all of it, a half, a quarter ...
 
         Also the comparison's value there. What rounding hides is no rise.
         """
-        here = value + 0.5 * float(penalty_D @ p_D**2)
+        penalty_D, lowest_D = parabola
+        here = value + 0.5 * float(penalty_D @ (p_D - lowest_D) ** 2)
         for halvings in range(_HALVINGS):
             share = 0.5**halvings
             there_D = p_D + share * step_D
             found = self.comparison.value(there_D, likes)
-            if found + 0.5 * float(penalty_D @ there_D**2) <= here + 1e-4 * share * promised + 1e-12 * abs(here):
+            if found + 0.5 * float(
+                penalty_D @ (there_D - lowest_D) ** 2
+            ) <= here + 1e-4 * share * promised + 1e-12 * abs(here):
                 return there_D, found
         return p_D, value
 

@@ -6,9 +6,11 @@ table trained by gradient (`config.ModelConfig`) that is
     sum_i w_i [ (r_i - mu - b_i - <p, q_i> - b)^2 + delta sum_d p_d^2 q_id^2 ] + n (user_l2 |p|^2 + bias_l2 b^2)
 
 where delta = dropout / (1 - dropout) is what dropping a share of the products adds in the mean, w_i the propensity
-weight of the item (1 without) and n the number of events. A known user moves from the trained u0 by minimising the same
-sum over the new events plus (u - u0)^T A0 (u - u0), A0 the left side of the user's training events: recursive least
-squares, one solve per event. Out of scope: objectives that only rank (`ranking_users`).
+weight of the item (1 without) and n the number of events. Where users have texts, the penalties are those of u - c, c
+what the text alone says; somebody new, whose text is not known, has the mean of the known ones. A known user moves from
+the trained u0 by minimising the same sum over the new events plus (u - u0)^T A0 (u - u0), A0 the left side of the
+user's training events: recursive least squares, one solve per event. Out of scope: objectives that only rank
+(`ranking_users`).
 """
 
 import dataclasses
@@ -24,7 +26,8 @@ from ltrec_jax.serve.user_rules import Events
 class FoldIn:
     """What training minimises in one user's row u, [b | p] or p alone: a prior and the user's events.
 
-    Without events u = mean with this precision. Where ratings are not `explicit`, those from `positive_rating` on are
+    Without events u = mean with this precision, or u = `center` where the precision is 0: u = center + v, and it is v
+    that the ridge pulls to 0. Where ratings are not `explicit`, those from `positive_rating` on are
     events, and the others none. An event with design row x ([1 | q_i] or q_i), target t (r - mu - b_i, or 1 where
     ratings are not `explicit`) and its item's weight w adds w x x^T + diag(ridge + w spread x^2) [+ w C_i] on the left
     and w t x [- w e_i] on the right. C_i and e_i are an uncertain item's covariance and its part with the bias.
@@ -40,17 +43,23 @@ class FoldIn:
     cross: np.ndarray | None = None
     positive_rating: float = 0.0
     mu: float = 0.0
+    center: np.ndarray | None = None
 
     def fresh(self) -> "Row":
         """Somebody without events."""
         return Row(self, self.precision.copy(), self.precision @ self.mean)
+
+    def around(self, vector_D: np.ndarray, bias: float) -> "FoldIn":
+        """The rule of a user whose text alone says this."""
+        return dataclasses.replace(self, center=np.insert(np.asarray(vector_D, np.float64), 0, bias))
 
     def known(self, trained: Events, vector_D: np.ndarray, bias: float) -> "Row":
         """A user of the training, who stands at u0 = [bias | vector] until something new is known."""
         events = trained.where(self.counts(trained.ratings))
         matrix = self.precision + self.left(events.numbers, self.design(events.vectors))
         solution = np.asarray(vector_D, np.float64)
-        return Row(self, matrix, matrix @ (np.insert(solution, 0, bias) if self.explicit else solution))
+        solution = np.insert(solution, 0, bias) if self.explicit else solution
+        return Row(self, matrix, matrix @ (solution if self.center is None else solution - self.center))
 
     def counts(self, rating_N: np.ndarray) -> np.ndarray:
         """Which ratings enter the equations, bool [N]."""
@@ -87,7 +96,11 @@ class FoldIn:
     def right(self, numbers: np.ndarray, x_NxD: np.ndarray, target_N: np.ndarray) -> np.ndarray:
         """What N events add to the right side, [D']."""
         weight_N = self.weights(numbers)
+        if self.center is not None:
+            target_N = target_N - x_NxD @ self.center
         row = x_NxD.T @ (weight_N * target_N)
+        if self.center is not None:
+            row -= self.spread * (weight_N @ x_NxD**2) * self.center
         known = numbers < len(self.weight_I)
         if self.cross is not None and known.any():
             row -= weight_N[known] @ np.asarray(self.cross, np.float64)[numbers[known]]
@@ -117,11 +130,12 @@ class Row:
             self._add(event, 1.0 if now else -1.0)
 
     def solve(self) -> tuple[np.ndarray, float]:
-        """(vector, bias) of A u = c; a direction that no event and no penalty speaks of stays at zero."""
+        """(vector, bias) of A u = c; where no event and no penalty speaks of a direction, zero (or the center)."""
         try:
             solution = np.linalg.solve(self.matrix, self.right)
         except np.linalg.LinAlgError:
             solution = np.linalg.lstsq(self.matrix, self.right, rcond=None)[0]
+        solution = solution if self.rule.center is None else solution + self.rule.center
         return (solution[1:], float(solution[0])) if self.rule.explicit else (solution, 0.0)
 
     def _add(self, events: Events, sign: float) -> None:

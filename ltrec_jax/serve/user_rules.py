@@ -56,3 +56,7 @@ class UserRule(Protocol):
     def known(self, trained: Events, vector_D: np.ndarray, bias: float) -> UserRow:
         """A user of the training, with its events and what it made of them."""
         ...
+
+    def around(self, vector_D: np.ndarray, bias: float) -> "UserRule":
+        """The rule of a user whose text alone says this: what is penalised is what the user has beside it."""
+        ...

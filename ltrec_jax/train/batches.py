@@ -2,7 +2,8 @@
 
 A batch holds K item slots, the packed tokens of their texts, and P rating pairs that point at slots. The unit drawn
 without replacement is (item, chunk of at most R of its pairs): every pair comes once per epoch, and an epoch encodes
-sum_i ceil(n_i / R) texts. There is no iterator state: a resumed run asks for the next step and gets the same bytes.
+sum_i ceil(n_i / R) texts, beside those of users where they have some (`user_texts`). There is no iterator state: a
+resumed run asks for the next step and gets the same bytes.
 
 Out of scope: what the model does with a batch, and where it is placed (`parallel`).
 """
@@ -10,7 +11,7 @@ Out of scope: what the model does with a batch, and where it is placed (`paralle
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -20,9 +21,9 @@ from ltrec_jax.data.dataset import Interactions
 from ltrec_jax.text import packing
 from ltrec_jax.text.store import TokenStore
 from ltrec_jax.train.layer_cache import HiddenStates
+from ltrec_jax.train.shapes import padded, rung
+from ltrec_jax.train.user_texts import Texts, UserTextDealer, UserTexts
 
-# Units of capacity grow by these factors: a rare batch that does not fit takes the next one and compiles once more.
-_RUNGS = (1.0, 1.125, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 _PRIMES = np.array(
     [2147483647, 2147483629, 2147483587, 2147483579, 2147483563, 2147483549, 2147483543, 2147483497], np.int64
 )
@@ -32,7 +33,7 @@ _SAMPLED_STEPS, _SAMPLED_EPOCHS = 256, 8
 class Source(Protocol):
     """Batches of some units (texts, or items with their pairs) as the loop sees them: a pure function of the step.
 
-    A batch has a `weight` and `token_ids` (None where no text is encoded), every array with a leading device axis.
+    A batch has a `weight` and `token_places` (0 where no text is encoded), every array with a leading device axis.
     """
 
     @property
@@ -40,6 +41,9 @@ class Source(Protocol):
 
     @property
     def units_per_epoch(self) -> int: ...
+
+    @property
+    def user_encodings_per_epoch(self) -> int: ...
 
     @property
     def tokens_per_epoch(self) -> int: ...
@@ -55,6 +59,9 @@ class Batch(NamedTuple):
     token_ids, token_slot (K = padding), token_position int32[R, L], or None where no text is encoded. `hidden`
     [R, L, E]: what leaves the frozen layers, or None where all layers are run. `log_q` float32[K]: log of the number of
     slots that the item has in a batch on average, or None where nothing is compared with it.
+
+    Where users have texts, `user_texts` are those of the batch's users, each distinct one once, in S slots per device,
+    and pair_text int32[P] is the slot of each pair's in 0..D S - 1: those of D devices, one after the other.
     """
 
     item: np.ndarray
@@ -68,6 +75,19 @@ class Batch(NamedTuple):
     token_position: np.ndarray | None
     hidden: np.ndarray | None = None
     log_q: np.ndarray | None = None
+    pair_text: np.ndarray | None = None
+    user_texts: Texts | None = None
+
+    @property
+    def texts(self) -> Texts:
+        """Those of the items."""
+        return Texts(self.item, self.token_ids, self.token_slot, self.token_position, self.hidden)
+
+    @property
+    def token_places(self) -> int:
+        """Tokens that the packed rows hold, padding included."""
+        blocks = (self.token_ids, None if self.user_texts is None else self.user_texts.token_ids)
+        return sum(ids.size for ids in blocks if ids is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +123,14 @@ class BatchSource:
         hidden: HiddenStates | None = None,
         weight_I: np.ndarray | None = None,
         with_log_q: bool = False,
+        user_texts: UserTexts | None = None,
+        user_row_length: int = 0,
+        user_hidden: HiddenStates | None = None,
     ) -> None:
-        """`weight_I` float32 [I] weighs the pairs of each item (None: all alike)."""
+        """`weight_I` float32 [I] weighs the pairs of each item (None: all alike).
+
+        With `user_texts` batches have those of their users, packed into rows of `user_row_length` if items' are.
+        """
         if len(rows) == 0:
             raise ValueError("the training part of the split is empty")
         # Columns may be memory-mapped: only the row numbers, sorted by item, are kept in memory.
@@ -136,16 +162,42 @@ class BatchSource:
         self._parts = devices * accumulate
         self._slots = -(-slots // self._parts)
         self._pair_capacity, self._row_capacity = self._measure()
+        self._users: UserTextDealer | None = None
+        if user_texts is not None:
+            self._users = UserTextDealer(
+                user_texts,
+                (self._users_of_slices(self.units(epoch, step)) for epoch, step in self._sampled()),
+                packed=tokens is not None,
+                row_length=user_row_length,
+                pad_id=pad_id,
+                devices=devices,
+                steps_per_epoch=self.steps_per_epoch,
+                hidden=user_hidden,
+            )
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Tokens encoded in one epoch: each unit's text once."""
-        return 0 if self._lengths is None else int((self._lengths[self._items] * self._chunks).sum())
+        """Tokens encoded in one epoch: each unit's text once, and about those of the users' texts."""
+        items = 0 if self._lengths is None else int((self._lengths[self._items] * self._chunks).sum())
+        return items if self._users is None else items + int(self._users.lengths_per_epoch.sum())
+
+    @property
+    def has_user_texts(self) -> bool:
+        """Whether batches have the texts of their users."""
+        return self._users is not None
+
+    @property
+    def user_encodings_per_epoch(self) -> int:
+        """Texts of users that an epoch encodes, about: how many distinct ones a batch has is told by a sample."""
+        return 0 if self._users is None else len(self._users.lengths_per_epoch)
 
     @property
     def lengths_per_epoch(self) -> np.ndarray:
-        """Tokens of each text that an epoch encodes, int64 [units]; none where no text is encoded."""
-        return np.zeros(0, np.int64) if self._lengths is None else np.repeat(self._lengths[self._items], self._chunks)
+        """Tokens of each text that an epoch encodes, int64 [units + texts of users]; none where none is encoded."""
+        if self._lengths is None:
+            return np.zeros(0, np.int64)
+        items = np.repeat(self._lengths[self._items], self._chunks)
+        return items if self._users is None else np.concatenate([items, self._users.lengths_per_epoch])
 
     def units(self, epoch: int, step: int) -> Units:
         """The units of a global batch, the same on any number of devices.
@@ -193,10 +245,31 @@ class BatchSource:
         slices = [
             self._slice(units, parts[n], pair_parts[n], owner, packed[n], pair_capacity, row_capacity) for n in chosen
         ]
+        batch = Batch._make(self._stacked(slices))
+        if self._users is None:
+            return batch
+        slot_of_slice, blocks = self._users.blocks(self._users_of_slices(units), self._share)
+        slot_of_pair = np.zeros(len(owner), np.int32)
+        for number, slots in enumerate(slot_of_slice):
+            slot_of_pair[owner % self.accumulate == number] = slots
+        pair_text = np.stack([padded(slot_of_pair[pair_parts[n]], pair_capacity, 0) for n in chosen])
+        return batch._replace(
+            pair_text=pair_text.reshape(batch.pair_item.shape),
+            user_texts=Texts._make(self._stacked([block for device in zip(*blocks, strict=True) for block in device])),
+        )
+
+    def _stacked(self, slices: Sequence[Batch | Texts]) -> list[np.ndarray | None]:
+        """The arrays of all slices, [D, ...] or [D, A, ...]."""
         stacked = [None if arrays[0] is None else np.stack(arrays) for arrays in zip(*slices, strict=True)]
         if self.accumulate > 1:
             stacked = [a if a is None else a.reshape(-1, self.accumulate, *a.shape[1:]) for a in stacked]
-        return Batch._make(stacked)
+        return stacked
+
+    def _users_of_slices(self, units: Units) -> list[np.ndarray]:
+        """The users of the pairs of each of the slices that go through one after the other, of all devices."""
+        number = np.repeat(np.arange(len(units.item)), units.size) % self.accumulate
+        users = self._interactions.user[self._rows[units.pairs]]
+        return [users[number == slice_] for slice_ in range(self.accumulate)]
 
     def _slice(
         self,
@@ -264,10 +337,8 @@ class BatchSource:
 
         One batch that does not fit compiles the step anew, which takes as long as an epoch of MovieLens-100K.
         """
-        epochs = min(_SAMPLED_EPOCHS, -(-_SAMPLED_STEPS // self.steps_per_epoch))
-        steps = np.unique(np.linspace(0, self.steps_per_epoch - 1, -(-_SAMPLED_STEPS // epochs)).astype(int))
         pairs, rows = 1, 1
-        for epoch, step in itertools.product(range(epochs), steps.tolist()):
+        for epoch, step in self._sampled():
             units = self.units(epoch, step)
             for first in range(self._parts):
                 part = slice(first, None, self._parts)
@@ -276,6 +347,12 @@ class BatchSource:
         # Pairs of a batch vary with the popularity of its items; token rows hardly, since lengths are dealt evenly.
         more_pairs, more_rows = (1.05, 1.02) if self.steps_per_epoch > 1 else (1.0, 1.0)
         return -(-int(pairs * more_pairs) // 64) * 64, int(np.ceil(rows * more_rows))
+
+    def _sampled(self) -> Iterator[tuple[int, int]]:
+        """Some (epoch, step) of the first epochs."""
+        epochs = min(_SAMPLED_EPOCHS, -(-_SAMPLED_STEPS // self.steps_per_epoch))
+        steps = np.unique(np.linspace(0, self.steps_per_epoch - 1, -(-_SAMPLED_STEPS // epochs)).astype(int))
+        return itertools.product(range(epochs), steps.tolist())
 
 
 def prefetch(source: Source, first: int, last: int, place: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
@@ -292,21 +369,6 @@ def prefetch(source: Source, first: int, last: int, place: Callable[[Any], Any])
             batch = upcoming.result()
             upcoming = pool.submit(produce, step + 1) if step + 1 < last else None
             yield step, batch
-
-
-def rung(base: int, needed: int) -> int:
-    """The smallest capacity of a fixed ladder above `base` that holds `needed`: few shapes, few compilations."""
-    for factor in _RUNGS:
-        if (capacity := int(np.ceil(base * factor))) >= needed:
-            return capacity
-    raise ValueError(f"a batch needs {needed} where {base} was foreseen")
-
-
-def padded(values: np.ndarray, length: int, fill: float) -> np.ndarray:
-    """The values [n], filled up to [length]."""
-    out = np.full(length, fill, values.dtype)
-    out[: len(values)] = values
-    return out
 
 
 def _mix(*words: np.ndarray | np.uint64) -> np.ndarray:

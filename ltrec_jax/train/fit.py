@@ -115,7 +115,9 @@ def _by_gradient(
         frozen_text, _ = phases.finished_vectors(problem, prepared, outcome.state)
     prepared, outcome = list(finished.values())[-1]
     vectors, text_vectors = phases.finished_vectors(problem, prepared, outcome.state)
-    return _bundle(problem, vectors, phases.parameters(problem, outcome.state), text_vectors, None), frozen_text
+    bundle = _bundle(problem, vectors, phases.parameters(problem, outcome.state), text_vectors, None)
+    of_texts = phases.user_text_rows(problem, prepared, outcome.state)
+    return dataclasses.replace(bundle, user_text_rows=of_texts), frozen_text
 
 
 def load_run_config(run: Path) -> Config:

@@ -144,7 +144,7 @@ def item_loss(pooled_texts: PooledTexts) -> Loss:
         params: PyTree, rows: dict[str, jax.Array], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         head = params["head"]
-        shifted_KxE = pooled_texts(params, batch, rows.get("words"), key) - head["center"][None, :]
+        shifted_KxE = pooled_texts(params, batch.texts, rows.get("words"), key) - head["center"][None, :]
         # As in `model.head`: a floored square, since the gradient of a norm at zero is NaN.
         z_KxE = shifted_KxE * jax.lax.rsqrt(jnp.maximum(jnp.sum(shifted_KxE**2, axis=-1, keepdims=True), 1e-12))
         x_KxD = z_KxE @ (head["start"] + head["projection"])

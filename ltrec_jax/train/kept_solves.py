@@ -27,7 +27,7 @@ _KEY, _WORDS = "key", "words"
 def key(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) -> bytes:
     """A hash of all that a solve depends on, but for the devices, which change the last bits of a result alone."""
     train = problem.split.train
-    arrays = [features_IxE, train.user, train.item, train.rating, problem.profiles_UxE, problem.words_IxR]
+    arrays = [features_IxE, train.user, train.item, train.rating, problem.profiles, problem.words_IxR]
     if anchors is not None:
         arrays += [anchors.center_E, anchors.z_IxE, anchors.projection_ExD]
     # Attributes of users and items are side information: the fingerprint is of them too.

@@ -12,7 +12,7 @@ import numpy as np
 from ltrec_jax.text import masking, packing
 from ltrec_jax.text.masking import Maskable
 from ltrec_jax.text.store import TokenStore
-from ltrec_jax.train.batches import padded, rung
+from ltrec_jax.train.shapes import padded, rung
 
 _SAMPLED_STEPS = 16
 _SLACK = 1.15
@@ -33,9 +33,16 @@ class MaskedBatch(NamedTuple):
     target: np.ndarray
     weight: np.ndarray
 
+    @property
+    def token_places(self) -> int:
+        """Tokens that the packed rows hold, padding included."""
+        return self.token_ids.size
+
 
 class MaskedSource:
     """Masked batches of the texts of a store. Texts are dealt by length, so that every batch packs alike."""
+
+    user_encodings_per_epoch = 0
 
     def __init__(
         self,

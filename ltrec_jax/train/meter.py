@@ -91,8 +91,7 @@ class Meter:
     def add(self, step: int, batch: Any, metrics: dict[str, jax.Array]) -> None:
         """A step has been started; nothing is waited for."""
         self._pending.append(metrics)
-        if batch.token_ids is not None:
-            self._slots += batch.token_ids.size
+        self._slots += batch.token_places
         self._step = step
 
     def flush(self) -> BadLoss | None:
@@ -105,7 +104,8 @@ class Meter:
         figures, counted = self._figures.of(sums), self._figures.counted
         steps = len(fetched)
         tokens = self._source.tokens_per_epoch / self._source.steps_per_epoch * steps
-        texts = self._source.units_per_epoch / self._source.steps_per_epoch * steps if tokens else 0.0
+        encodings = self._source.units_per_epoch + self._source.user_encodings_per_epoch
+        texts = encodings / self._source.steps_per_epoch * steps if tokens else 0.0
         padding = 1 - tokens / self._slots if self._slots else 0.0
         row: dict[str, Any] = {
             "phase": self._name,
@@ -177,6 +177,8 @@ class Meter:
             "encodings_per_epoch": source.units_per_epoch if source.tokens_per_epoch else 0,
             "tokens_per_epoch": source.tokens_per_epoch,
         }
+        if source.user_encodings_per_epoch:
+            row["user_encodings_per_epoch"] = source.user_encodings_per_epoch
         self._writer.write(0, row)
 
     def _first_bad(self, fetched: list[dict[str, Any]]) -> BadLoss | None:

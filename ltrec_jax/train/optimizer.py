@@ -51,9 +51,9 @@ def layer_rate(path: tuple[str, ...], num_layers: int, layer_decay: float) -> fl
 
 
 def make_optimizer(config: TrainConfig, total_steps: int, num_layers: int) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter, 2019) over the trainable subtree {encoder: ..., head: ...}.
+    """AdamW (Loshchilov & Hutter, 2019) over the trainable subtree {encoder: ..., head: ...} (and a user_head).
 
-    Kernels and embeddings decay, biases and LayerNorm scales do not; encoder and head have peaks and decays of their
+    Kernels and embeddings decay, biases and LayerNorm scales do not; encoder and heads have peaks and decays of their
     own under one schedule, the encoder's falling from layer to layer downwards. Clipping is the step's: it is over
     word rows too.
     """
@@ -87,4 +87,4 @@ def _decays(params: PyTree) -> PyTree:
 
 
 def _part_of_leaf(params: PyTree) -> PyTree:
-    return jax.tree.map_with_path(lambda path, _: path[0].key, params)
+    return jax.tree.map_with_path(lambda path, _: "encoder" if path[0].key == "encoder" else "head", params)

@@ -10,16 +10,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ltrec_jax import parallel
 from ltrec_jax.config import ModelConfig
 from ltrec_jax.dropout import keep_mask
 from ltrec_jax.model import two_tower
 from ltrec_jax.train.batches import Batch
 from ltrec_jax.train.meter import Figures
 from ltrec_jax.train.step import Loss
+from ltrec_jax.train.user_texts import Texts
 from ltrec_jax.types import Array, Objective, PyTree
 
-PooledTexts = Callable[[PyTree, Batch, Array | None, jax.Array], jax.Array]
-"""(params, batch, gathered word rows or None, dropout key) -> pooled text vectors of the K slots, [K, E]."""
+PooledTexts = Callable[[PyTree, Texts, Array | None, jax.Array], jax.Array]
+"""(params, texts, gathered word rows or None, dropout key) -> pooled text vectors of the K slots, [K, E]."""
+
+_USERS = 1
+"""Folded into the key of dropout in texts: a user's text may have the number of an item."""
 
 
 def _rmse(sums: Mapping[str, float]) -> dict[str, float]:
@@ -36,24 +41,60 @@ RMSE = Figures(of=_rmse, counted="pairs", remedy=REMEDY)
 def row_ids(batch: Batch) -> dict[str, Array]:
     """The rows of the tables users, items and (where texts are encoded) words that a batch touches."""
     ids: dict[str, Array] = {"users": batch.pair_user, "items": batch.item}
-    return ids if batch.token_ids is None else {**ids, "words": batch.token_ids.reshape(-1)}
+    if batch.token_ids is None:
+        return ids
+    words: Array = batch.token_ids.reshape(-1)
+    if batch.user_texts is not None and batch.user_texts.token_ids is not None:
+        words = jnp.concatenate([words, batch.user_texts.token_ids.reshape(-1)])
+    return {**ids, "words": words}
 
 
 def batch_items(
     pooled_texts: PooledTexts, head: Any, params: PyTree, rows: dict[str, jax.Array], batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """(q [K, D], b [K]) of the items of a batch."""
-    pooled = pooled_texts(params, batch, rows.get("words"), key)
+    words = None if "words" not in rows else rows["words"][: batch.token_ids.size]  # type: ignore[union-attr]
+    pooled = pooled_texts(params, batch.texts, words, key)
     anchor, text_bias = head.apply({"params": params["head"]}, pooled)
     return two_tower.item_vectors(anchor, text_bias, rows["items"], batch.gate)
 
 
-def make_pair_loss(*, pooled_texts: PooledTexts, head: Any, objective: Objective, model: ModelConfig) -> Loss:
+def batch_users(
+    pooled_users: PooledTexts | None,
+    head: Any,
+    params: PyTree,
+    rows: dict[str, jax.Array],
+    batch: Batch,
+    key: jax.Array,
+    axis: str | None,
+) -> jax.Array:
+    """[p_u | b_u] of the pairs of a batch, [P, D + 1]: the users' rows, beside their texts where they have some."""
+    if batch.user_texts is None:
+        return rows["users"]
+    assert pooled_users is not None
+    words = None if "words" not in rows else rows["words"][batch.token_ids.size :]  # type: ignore[union-attr]
+    pooled = pooled_users(params, batch.user_texts, words, jax.random.fold_in(key, _USERS))
+    anchor, text_bias = head.apply({"params": params["user_head"]}, pooled)
+    # A text is encoded on one device; its users have pairs on all.
+    placed = parallel.gather_over_devices(two_tower.user_rows(anchor, text_bias), axis)
+    return placed[batch.pair_text] + rows["users"]
+
+
+def make_pair_loss(
+    *,
+    pooled_texts: PooledTexts,
+    head: Any,
+    objective: Objective,
+    model: ModelConfig,
+    pooled_users: PooledTexts | None = None,
+    axis: str | None = None,
+) -> Loss:
     """The objective of a batch with global weight w = sum_p w_p, of which a `Loss` gives the sum:
 
         1/w sum_p [ w_p (s_p - y_p)^2 + user_l2 |p_u|^2 + item_l2 |v_i|^2 + bias_l2 (b_u^2 + c_i^2) ]
 
-    Weights (of mean 1) are for the errors alone. It reports `squared_error`, the sum without the penalties.
+    Weights (of mean 1) are for the errors alone. It reports `squared_error`, the sum without the penalties. Where users
+    have texts (`pooled_users`), what is penalised is not p_u and b_u but their rows, what they have beside the texts.
     """
 
     def loss(
@@ -61,9 +102,10 @@ def make_pair_loss(*, pooled_texts: PooledTexts, head: Any, objective: Objective
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         text_key, keep_key = jax.random.split(key)
         q_KxD, b_K = batch_items(pooled_texts, head, params, rows, batch, text_key)
+        user_rows = batch_users(pooled_users, head, params, rows, batch, text_key, axis)
         keep = keep_products(keep_key, batch, q_KxD.shape[1], model.embedding_dropout)
         scores = two_tower.pair_scores(
-            params["head"]["mu"], rows["users"], q_KxD[batch.pair_item], b_K[batch.pair_item], keep
+            params["head"]["mu"], user_rows, q_KxD[batch.pair_item], b_K[batch.pair_item], keep
         )
         error, _ = objective(scores, batch.target, weights=batch.weight)
         return error + penalty(rows["users"], rows["items"], batch, model), {"squared_error": error}

@@ -21,8 +21,9 @@ from ltrec_jax.model import two_tower
 from ltrec_jax.model.head import Head
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.objectives.squared_error import squared_error
+from ltrec_jax.text.store import TokenStore
 from ltrec_jax.train import sparse_table
-from ltrec_jax.train.batches import Batch, BatchSource
+from ltrec_jax.train.batches import BatchSource
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.cost import encoder_flops, matmul_peak
 from ltrec_jax.train.layer_cache import HiddenStates, pooled_texts, run_above
@@ -34,6 +35,7 @@ from ltrec_jax.train.problem import Problem
 from ltrec_jax.train.profiling import profiled
 from ltrec_jax.train.ranking_loss import RANKING, make_ranking_loss
 from ltrec_jax.train.state import (
+    HEADS,
     WORDS,
     TrainState,
     full_params,
@@ -44,24 +46,29 @@ from ltrec_jax.train.state import (
     without,
 )
 from ltrec_jax.train.step import Loss, make_train_step
+from ltrec_jax.train.user_texts import Texts
 from ltrec_jax.train.validation import ndcg_loss
 from ltrec_jax.types import Array, MetricWriter, PyTree
 
 HEAD, ENCODER = "head", "encoder"
 USER_SCALE = 0.03
-"""Standard deviation of a fresh user vector. Item residuals start at 0: an item not yet seen is its text."""
+"""Standard deviation of a fresh user vector. Residuals beside a text start at 0: an item not yet seen is its text."""
 _STREAMS = {"parameters": 0, "users": 1, HEAD: 2, ENCODER: 3}
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A phase ready to run: its state, its step, its batches, and pooled vectors of any items under a state."""
+    """A phase ready to run: its state, its step, its batches, and pooled vectors of any items under a state.
+
+    `pooled_users`: the same of any distinct texts of users, where it learns from them.
+    """
 
     phase: Phase
     state: TrainState
     step: Step
     source: BatchSource
     pooled: Callable[[TrainState, np.ndarray], Array]
+    pooled_users: Callable[[TrainState, np.ndarray], Array] | None = None
 
 
 def stream(problem: Problem, name: str) -> jax.Array:
@@ -71,14 +78,16 @@ def stream(problem: Problem, name: str) -> jax.Array:
 
 def prepare_head(problem: Problem, epochs: int, *, patience: int) -> Prepared:
     """The phase over frozen text vectors: nothing is encoded, a batch gathers rows of the features table."""
-    params = {"head": _fresh_head(problem), "features": jnp.asarray(problem.features_IxE)}
+    params = {**_fresh_heads(problem), "features": jnp.asarray(problem.features_IxE)}
+    if problem.learnt_users is not None:
+        params["profiles"] = jnp.asarray(problem.profiles_TxE)
     source = problem.batches(with_texts=False)
 
-    def pooled(params: PyTree, batch: Batch, words: Array | None, key: jax.Array) -> jax.Array:
-        return jnp.take(params["features"], batch.item, axis=0, mode="fill", fill_value=0.0)
+    def frozen(of: str) -> PooledTexts:
+        return lambda params, texts, *_: jnp.take(params[of], texts.name, axis=0, mode="fill", fill_value=0.0)
 
     train = dataclasses.replace(problem.config.train, trainable="none")
-    loss = _pair_loss(problem, pooled)
+    loss = _pair_loss(problem, frozen("features"), frozen("profiles"))
     state, step = state_and_step(problem, train, params, _fresh_tables(problem), loss, source, epochs)
     return Prepared(
         _phase(HEAD, train, epochs, patience, source, train.head_learning_rate),
@@ -86,56 +95,78 @@ def prepare_head(problem: Problem, epochs: int, *, patience: int) -> Prepared:
         step,
         source,
         lambda state, items: problem.features_IxE[items],
+        lambda state, texts: np.asarray(problem.profiles_TxE)[texts],
     )
 
 
 def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: TrainState | None) -> Prepared:
-    """The phase that encodes the texts of each batch; head and tables go on from `start`, or begin fresh."""
+    """The phase that encodes the texts of each batch; heads and tables go on from `start`, or begin fresh."""
     train, encoder = problem.config.train, problem.encoder
     if start is None:
-        head, tables = _fresh_head(problem), _fresh_tables(problem)
+        heads, tables = _fresh_heads(problem), _fresh_tables(problem)
     else:
-        head, tables = full_params(problem.spread.local(start))["head"], own_copy(start.tables)
+        reached = full_params(problem.spread.local(start))
+        heads, tables = {name: reached[name] for name in HEADS if name in reached}, own_copy(start.tables)
     encoder_params: PyTree = jax.tree.map(jnp.asarray, encoder.params)
     if train.trainable == "all":
         table = encoder_params["embeddings"]["word_embeddings"]["embedding"]
         tables = {**tables, "words": sparse_table.make_table(table, train.table_optimizer)}
         encoder_params = without({"encoder": encoder_params}, WORDS)["encoder"]
-    hidden = problem.hidden_states()
-    source = problem.batches(with_texts=True, hidden=hidden)
+    hidden, users = problem.hidden_states(), problem.learnt_users
+    user_hidden = None if users is None else problem.hidden_states(users.tokens)
+    source = problem.batches(with_texts=True, hidden=hidden, user_hidden=user_hidden)
     if start is not None:
         train = dataclasses.replace(
             train,
             head_learning_rate=train.joint_rate * train.head_learning_rate,
             table_learning_rate=train.joint_rate * train.table_learning_rate,
         )
-    loss = _pair_loss(problem, encode_slots(problem, hidden))
-    params = {"head": head, "encoder": encoder_params}
+    encode = encode_slots(problem, hidden)
+    loss = _pair_loss(problem, encode, encode)
+    params = {**heads, "encoder": encoder_params}
     state, step = state_and_step(problem, train, params, tables, loss, source, epochs)
 
     def pooled(state: TrainState, items: np.ndarray) -> Array:
         return encoded_items(problem, hidden, full_params(problem.spread.local(state))["encoder"], items)
 
+    def pooled_users(state: TrainState, texts: np.ndarray) -> Array:
+        assert users is not None
+        current = full_params(problem.spread.local(state))["encoder"]
+        return _encoded(problem, users.tokens, user_hidden, current, texts)
+
     flops = encoder_flops(encoder.config, source.lengths_per_epoch, train.trainable, cached=hidden is not None)
     work = Work(flops, lambda: matmul_peak(problem.config.encoder.precision, problem.spread.count))
     phase = _phase(ENCODER, train, epochs, patience, source, train.learning_rate)
-    return Prepared(dataclasses.replace(phase, work=work), state, step, source, pooled)
+    return Prepared(dataclasses.replace(phase, work=work), state, step, source, pooled, pooled_users)
 
 
 def encoded_items(problem: Problem, hidden: HiddenStates | None, params: PyTree, items: np.ndarray) -> np.ndarray:
     """Pooled vectors of these items' texts under the encoder's `params`, float32 [n, E]."""
+    return _encoded(problem, problem.tokens, hidden, params, items)
+
+
+def _encoded(
+    problem: Problem, tokens: TokenStore, hidden: HiddenStates | None, params: PyTree, texts: np.ndarray
+) -> np.ndarray:
     policy = problem.config.encoder.precision
     if hidden is not None:
-        return pooled_texts(problem.encoder, params, hidden, problem.tokens, items, policy)
+        return pooled_texts(problem.encoder, params, hidden, tokens, texts, policy)
     current = dataclasses.replace(problem.encoder, params=params)
-    return catalogue.encode_catalogue(current, problem.tokens.take(items), policy=policy, progress=False)
+    return catalogue.encode_catalogue(current, tokens.take(texts), policy=policy, progress=False)
 
 
-def _pair_loss(problem: Problem, pooled: PooledTexts) -> Loss:
+def _pair_loss(problem: Problem, pooled: PooledTexts, pooled_users: PooledTexts) -> Loss:
     model, train = problem.config.model, problem.config.train
     head = Head(model.embedding_dim)
     if train.predicts_ratings:
-        return make_pair_loss(pooled_texts=pooled, head=head, objective=squared_error, model=model)
+        return make_pair_loss(
+            pooled_texts=pooled,
+            head=head,
+            objective=squared_error,
+            model=model,
+            pooled_users=pooled_users,
+            axis=problem.spread.axis,
+        )
     return make_ranking_loss(
         pooled_texts=pooled,
         head=head,
@@ -143,6 +174,7 @@ def _pair_loss(problem: Problem, pooled: PooledTexts) -> Loss:
         model=model,
         num_items=problem.dataset.num_items,
         axis=problem.spread.axis,
+        pooled_users=pooled_users,
     )
 
 
@@ -187,7 +219,7 @@ def run(
 def finished_vectors(problem: Problem, prepared: Prepared, state: TrainState) -> tuple[Vectors, np.ndarray]:
     """Vectors and biases of all users and items under a state, and the pooled text vectors float32 [I, E] they rest on.
 
-    A user without training events has zeros.
+    A user without training events has zeros, or stands where the text does.
     """
     items = np.arange(problem.dataset.num_items)
     pooled_IxE = prepared.pooled(state, items)
@@ -195,6 +227,8 @@ def finished_vectors(problem: Problem, prepared: Prepared, state: TrainState) ->
     rows = sparse_table.all_rows(state.tables["users"], problem.spread)
     seen = np.bincount(problem.split.train.user, minlength=len(rows))[:, None] > 0
     rows = np.where(seen, rows, 0.0).astype(np.float32)
+    if (of_texts := user_text_rows(problem, prepared, state)) is not None:
+        rows += of_texts
     rates = problem.config.train.predicts_ratings
     vectors = Vectors(_mu(problem, state), rows[:, :-1], rows[:, -1], np.asarray(q), np.asarray(b), rates)
     return vectors, np.asarray(pooled_IxE)
@@ -214,6 +248,23 @@ def _items(problem: Problem, pooled_KxE: Array, state: TrainState, items: np.nda
     return q, b
 
 
+def user_text_rows(problem: Problem, prepared: Prepared, state: TrainState) -> np.ndarray | None:
+    """[p_u | b_u] of all users by their texts alone, float32 [U, D + 1]; None where they have none."""
+    if not prepared.source.has_user_texts:
+        return None
+    return np.asarray(_user_text_rows(problem, prepared, state, np.arange(problem.dataset.num_users)))
+
+
+def _user_text_rows(problem: Problem, prepared: Prepared, state: TrainState, users: np.ndarray) -> jax.Array:
+    assert problem.learnt_users is not None
+    assert prepared.pooled_users is not None
+    texts, slot = np.unique(problem.learnt_users.text_U[users], return_inverse=True)
+    head = full_params(problem.spread.local(state))["user_head"]
+    pooled = prepared.pooled_users(state, texts)
+    anchor, text_bias = Head(problem.config.model.embedding_dim).apply({"params": head}, pooled)
+    return two_tower.user_rows(anchor, text_bias)[slot]
+
+
 def _validation(problem: Problem, prepared: Prepared) -> Evaluate | None:
     """What early stopping goes by: RMSE, or 1 - nDCG of a model that ranks; None where validation has none of it."""
     if problem.config.train.predicts_ratings:
@@ -230,6 +281,8 @@ def validation_rmse(problem: Problem, prepared: Prepared) -> Evaluate:
     def rmse(state: TrainState) -> float:
         q, b = _items(problem, prepared.pooled(state, items), state, items)
         rows = sparse_table.read_rows(state.tables["users"], events.user, problem.spread)
+        if prepared.source.has_user_texts:
+            rows = rows + _user_text_rows(problem, prepared, state, events.user)
         scores = two_tower.pair_scores(_mu(problem, state), rows, q[slot], b[slot])
         return float(np.sqrt(np.mean((np.asarray(scores, np.float64) - events.rating) ** 2)))
 
@@ -293,35 +346,45 @@ def encode_slots(problem: Problem, hidden: HiddenStates | None) -> PooledTexts:
     train, encoder = problem.config.train, problem.encoder
     bert = Bert(encoder.config, problem.config.encoder.precision, remat=train.remat, scan=train.scan_layers)
 
-    def pooled(params: PyTree, batch: Batch, words: Array | None, key: jax.Array) -> jax.Array:
-        assert batch.token_ids is not None
-        assert batch.token_slot is not None
-        slots = batch.item.shape[0]
-        if batch.hidden is not None:
-            states = run_above(bert, params["encoder"], batch.hidden, batch.token_slot, slots, cached_layers)
-            return catalogue.finish(encoder, pooling.pool(states, batch.token_slot, slots, encoder.pooling))
-        segments = jnp.where(batch.token_slot < slots, batch.token_slot + 1, 0)
+    def pooled(params: PyTree, texts: Texts, words: Array | None, key: jax.Array) -> jax.Array:
+        assert texts.token_ids is not None
+        assert texts.token_slot is not None
+        slots = texts.name.shape[0]
+        if texts.hidden is not None:
+            states = run_above(bert, params["encoder"], texts.hidden, texts.token_slot, slots, cached_layers)
+            return catalogue.finish(encoder, pooling.pool(states, texts.token_slot, slots, encoder.pooling))
+        segments = jnp.where(texts.token_slot < slots, texts.token_slot + 1, 0)
         states = bert.apply(
             {"params": params["encoder"]},
-            batch.token_ids,
+            texts.token_ids,
             segments,
-            batch.token_position,
-            word_embeddings_RxLxE=None if words is None else words.reshape(*batch.token_ids.shape, -1),
+            texts.token_position,
+            word_embeddings_RxLxE=None if words is None else words.reshape(*texts.token_ids.shape, -1),
             deterministic=not train.encoder_dropout,
             rngs={"dropout": key} if train.encoder_dropout else None,
-            text_names_RxL=jnp.append(batch.item, problem.dataset.num_items)[batch.token_slot],
+            text_names_RxL=jnp.append(texts.name, problem.dataset.num_items)[texts.token_slot],
         )
-        return catalogue.finish(encoder, pooling.pool(states, batch.token_slot, slots, encoder.pooling))
+        return catalogue.finish(encoder, pooling.pool(states, texts.token_slot, slots, encoder.pooling))
 
     return pooled
 
 
-def _fresh_head(problem: Problem) -> dict[str, jax.Array]:
-    features = jnp.asarray(problem.features_IxE)
+def _fresh_heads(problem: Problem) -> dict[str, dict[str, jax.Array]]:
     head = Head(problem.config.model.embedding_dim)
-    params = head.init(stream(problem, "parameters"), features[:1])["params"]
+
+    features = jnp.asarray(problem.features_IxE)
+
+    def fresh(center_E: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+        return {**head.init(key, features[:1])["params"], "center": center_E}
+
     mu = problem.split.train.rating.mean() if problem.config.train.predicts_ratings else 0.0
-    return {**params, "center": features.mean(axis=0), "mu": jnp.float32(mu)}
+    heads = {"head": {**fresh(features.mean(axis=0), stream(problem, "parameters")), "mu": jnp.float32(mu)}}
+    if (users := problem.learnt_users) is not None:
+        shares_T = np.bincount(users.text_U, minlength=len(users.tokens)) / len(users.text_U)
+        center_E = jnp.asarray(shares_T @ np.asarray(problem.profiles_TxE), jnp.float32)
+        # In the place of users' random rows, and by their key.
+        heads["user_head"] = fresh(center_E, stream(problem, "users"))
+    return heads
 
 
 def _fresh_tables(problem: Problem) -> dict[str, sparse_table.SparseTable]:
@@ -331,7 +394,8 @@ def _fresh_tables(problem: Problem) -> dict[str, sparse_table.SparseTable]:
         raise UserError(f"Setting train.shard_tables cannot split rows evenly over {spread.count} devices.")
 
     def make() -> dict[str, sparse_table.SparseTable]:
-        users = USER_SCALE * jax.random.normal(stream(problem, "users"), (problem.dataset.num_users, width))
+        scale = USER_SCALE if problem.learnt_users is None else 0.0
+        users = scale * jax.random.normal(stream(problem, "users"), (problem.dataset.num_users, width))
         items = jnp.zeros((problem.dataset.num_items, width))
         return {
             "users": sparse_table.make_table(users.at[:, -1].set(0.0), rule, split=split),

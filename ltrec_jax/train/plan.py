@@ -104,7 +104,8 @@ def make_plan(split: Split, config: Config) -> Plan:
         wanted = _gradient(learning)
     else:
         learning, wanted = item_phase.learning(problem), [lambda: _item_phase(problem)]
-    head = problem.encoder.config.hidden_size * (_width(problem) + 1)
+    heads = 1 if problem.learnt_users is None else 2
+    head = problem.encoder.config.hidden_size * (_width(problem) + 1) * heads
     tables = (problem.dataset.num_users + problem.dataset.num_items) * (_width(problem) + 1)
     precision = config.encoder.precision
     plan = Plan(
@@ -196,7 +197,7 @@ def _plan_phase(make: Callable[[], Prepared]) -> PhasePlan:
         epochs=phase.epochs,
         steps_per_epoch=source.steps_per_epoch,
         pairs_per_epoch=source.pairs_per_epoch,
-        encodings_per_epoch=source.units_per_epoch if source.tokens_per_epoch else 0,
+        encodings_per_epoch=len(source.lengths_per_epoch),
         tokens_per_epoch=source.tokens_per_epoch,
         trainable=_count(state.trainable) + weights,
         table_rows=sum(map(len, tables)),
@@ -219,7 +220,9 @@ def _step_bytes(prepared: Prepared, state: TrainState) -> int:
 def _cache_bytes(problem: Problem) -> int:
     if problem.hidden_states() is None:
         return 0
-    return layer_cache.stored_bytes(problem.encoder, problem.tokens, problem.config.encoder.precision)
+    stores = [problem.tokens, *([] if problem.learnt_users is None else [problem.learnt_users.tokens])]
+    precision = problem.config.encoder.precision
+    return sum(layer_cache.stored_bytes(problem.encoder, tokens, precision) for tokens in stores)
 
 
 def _count(tree: PyTree) -> int:

@@ -22,6 +22,7 @@ from ltrec_jax.text.tokenizer import load_tokenizer
 from ltrec_jax.train.batches import BatchSource
 from ltrec_jax.train.layer_cache import HiddenStates, empty_hidden_states, open_hidden_states
 from ltrec_jax.train.state import frozen_layers
+from ltrec_jax.train.user_texts import UserTexts
 
 # The cost of attention grows with the row: rows are no longer than the longest text, in few different shapes.
 _SHORTEST_ROW, _ROW_STEP = 32, 16
@@ -31,7 +32,8 @@ _SHORTEST_ROW, _ROW_STEP = 32, 16
 class Problem:
     """Inputs of both phases. `features_IxE`: pooled vectors of every item text by the encoder as it was loaded.
 
-    `profiles_UxE`: the same of the user texts (`data.user_template`), None without; no phase changes them.
+    `users`: the user texts (`data.user_template`), and `profiles_TxE` the same vectors of the distinct ones; None
+    without.
     `lexical` and `words_IxR`: the channel of words, fitted on all item texts as the centre of their vectors is, and
     theirs; None without a `lexical_share` of the solve.
     `dry`: nothing is encoded or fitted; those vectors and hidden states are zeros that take no memory.
@@ -47,13 +49,24 @@ class Problem:
     gate_I: np.ndarray
     spread: parallel.Parallel
     dry: bool = False
-    profiles_UxE: np.ndarray | None = None
+    users: UserTexts | None = None
+    profiles_TxE: np.ndarray | None = None
     lexical: Lexical | None = None
     words_IxR: np.ndarray | None = None
 
     @property
     def dataset(self) -> Dataset:
         return self.split.dataset
+
+    @property
+    def profiles(self) -> np.ndarray | None:
+        """The vector of each user's text by the encoder as it was loaded, [U, E]: what solves read."""
+        return None if self.users is None or self.profiles_TxE is None else self.profiles_TxE[self.users.text_U]
+
+    @property
+    def learnt_users(self) -> UserTexts | None:
+        """The user texts that gradient training learns from: none between solves, which read them themselves."""
+        return self.users if self.config.schedule.steps == "gradient" else None
 
     @property
     def positive_rating(self) -> float:
@@ -91,30 +104,35 @@ class Problem:
         gate_I = popularity_gate(self.popularity.counts, config.model.gate_count)
         return dataclasses.replace(self, config=config, gate_I=gate_I, lexical=lexical, words_IxR=words_IxR)
 
-    def hidden_states(self) -> HiddenStates | None:
-        """What leaves the frozen layers, from the cache; None without any, with dropout in them, or unasked."""
+    def hidden_states(self, tokens: TokenStore | None = None) -> HiddenStates | None:
+        """What leaves the frozen layers, from the cache; None without any, with dropout in them, or unasked.
+
+        Of the items' texts, or of other `tokens`.
+        """
+        tokens = self.tokens if tokens is None else tokens
         train, encoder = self.config.train, self.encoder
         layers = frozen_layers(train.trainable, encoder.config.num_layers)
         if not (layers and train.cache_layers and not train.encoder_dropout):
             return None
         precision = self.config.encoder.precision
         if self.dry:
-            return empty_hidden_states(encoder, self.tokens, layers, precision)
+            return empty_hidden_states(encoder, tokens, layers, precision)
         place = storage.cache_directory() / "hidden"
-        return open_hidden_states(encoder, self.tokens, layers, precision, place)
+        return open_hidden_states(encoder, tokens, layers, precision, place)
 
     def batches(
         self,
         *,
         with_texts: bool,
         hidden: HiddenStates | None = None,
+        user_hidden: HiddenStates | None = None,
         events: Interactions | None = None,
         size: int | None = None,
     ) -> BatchSource:
         """The batch source of a phase: with packed texts to encode, or without where vectors are frozen.
 
         With the `hidden` states that leave the frozen layers, a batch has those of its texts too. `events` stand in the
-        place of the training part, in batches of `size` pairs and items.
+        place of the training part, in batches of `size` pairs and items; their users are nobody, without texts.
         """
         train = self.config.train
         weight_I = None
@@ -125,7 +143,7 @@ class Problem:
             if train.propensity_power:
                 counts_I = np.bincount(interactions.item[rows], minlength=self.dataset.num_items)
                 weight_I = popularity_weights(counts_I, train.propensity_power, clip=train.propensity_clip)
-        longest = int(self.tokens.lengths.max(initial=0))
+        users = self.learnt_users if events is None else None
         return BatchSource(
             interactions,
             rows,
@@ -136,7 +154,7 @@ class Problem:
             batch_pairs=size or train.batch_pairs,
             batch_items=size or train.batch_items,
             pairs_per_item=train.pairs_per_item if with_texts else train.head_pairs_per_item,
-            row_length=min(train.row_length, max(_SHORTEST_ROW, -(-longest // _ROW_STEP) * _ROW_STEP)),
+            row_length=_row_length(self.tokens, train.row_length),
             pad_id=self.encoder.config.pad_token_id,
             devices=self.spread.count,
             share=self.spread.share,
@@ -145,6 +163,9 @@ class Problem:
             hidden=hidden,
             weight_I=None if weight_I is None else weight_I.astype(np.float32),
             with_log_q=events is None and not train.predicts_ratings,
+            user_texts=users,
+            user_row_length=0 if users is None else _row_length(users.tokens, train.row_length),
+            user_hidden=user_hidden,
         )
 
 
@@ -172,10 +193,11 @@ def load_problem(
             encoder, tokens, policy=config.encoder.precision, spread=spread, progress=processes.is_first()
         )
 
-    profiles_UxE = None
+    users = profiles_TxE = None
     if config.data.user_template:
         profiles = templates.render(config.data.user_template, dataset.users)
-        profiles_UxE = encoded(_tokens(profiles, "user", encoder, config))
+        users = UserTexts.of(_tokens(profiles, "user", encoder, config))
+        profiles_TxE = encoded(users.tokens)
     counts = popularity(split.train.item, dataset.num_items)
     return Problem(
         split=split,
@@ -188,10 +210,16 @@ def load_problem(
         gate_I=popularity_gate(counts.counts, config.model.gate_count),
         spread=spread,
         dry=dry,
-        profiles_UxE=profiles_UxE,
+        users=users,
+        profiles_TxE=profiles_TxE,
         lexical=lexical,
         words_IxR=words_IxR,
     )
+
+
+def _row_length(tokens: TokenStore, most: int) -> int:
+    longest = int(tokens.lengths.max(initial=0))
+    return min(most, max(_SHORTEST_ROW, -(-longest // _ROW_STEP) * _ROW_STEP))
 
 
 def _words(

@@ -20,7 +20,7 @@ from ltrec_jax.config import ModelConfig, PairObjective
 from ltrec_jax.objectives.ranking import bayesian_personalised_ranking, in_batch_softmax
 from ltrec_jax.train.batches import Batch
 from ltrec_jax.train.meter import Figures
-from ltrec_jax.train.pair_loss import REMEDY, PooledTexts, batch_items, keep_products, penalty
+from ltrec_jax.train.pair_loss import REMEDY, PooledTexts, batch_items, batch_users, keep_products, penalty
 from ltrec_jax.train.step import Loss
 from ltrec_jax.types import PyTree
 
@@ -44,6 +44,7 @@ def make_ranking_loss(
     model: ModelConfig,
     num_items: int,
     axis: str | None,
+    pooled_users: PooledTexts | None = None,
 ) -> Loss:
     """The objective over the pairs of a batch, weighted as they are, and the penalties of `pair_loss`.
 
@@ -60,7 +61,7 @@ def make_ranking_loss(
         q_KxD, b_K = batch_items(pooled_texts, head, params, rows, batch, text_key)
         q_CxD, corrected_C, item_C = parallel.gather_over_devices((q_KxD, b_K - batch.log_q, batch.item), axis)
         own_P = jnp.asarray(batch.pair_item) + (0 if axis is None else parallel.device_index(axis) * b_K.shape[0])
-        p_PxD = rows["users"][:, :-1]
+        p_PxD = batch_users(pooled_users, head, params, rows, batch, text_key, axis)[:, :-1]
         keep_PxD = keep_products(keep_key, batch, p_PxD.shape[1], model.embedding_dropout)
         scores_PxC = (p_PxD if keep_PxD is None else p_PxD * keep_PxD) @ q_CxD.T + corrected_C[None, :]
         again_PxC = (item_C[own_P][:, None] == item_C[None, :]) & (own_P[:, None] != jnp.arange(len(item_C))[None, :])

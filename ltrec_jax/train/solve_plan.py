@@ -47,7 +47,7 @@ def side_widths(problem: Problem) -> tuple[int, int]:
     text = min(side_information.TEXT_DIMS, wide, len(np.unique(train.item)))
     singular = max(min(side_information.SINGULAR_VECTORS, min(users, items) - 2), 0)
     profile = 0
-    if problem.profiles_UxE is not None:
+    if problem.profiles is not None:
         profile = min(side_information.TEXT_DIMS, wide, len(np.unique(train.user)))
     # An intercept and the two columns of popularity.
     both = 3 + singular + text

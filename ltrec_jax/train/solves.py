@@ -106,7 +106,7 @@ def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
         dataset.num_items,
         text_IxE=features_IxE,
         words_IxR=problem.words_IxR,
-        profile_UxE=problem.profiles_UxE,
+        profile_UxE=problem.profiles,
         item_attributes=attributes(dataset.items),
         user_attributes=attributes(dataset.users),
     )

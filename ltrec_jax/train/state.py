@@ -16,6 +16,8 @@ from ltrec_jax.types import PyTree
 Path = tuple[str, ...]
 WORDS = ("encoder", "embeddings", "word_embeddings", "embedding")
 """Where the word table stands in the parameter tree; it trains as a sparse table named `words`."""
+HEADS = ("head", "user_head")
+"""What places the texts of items, and of users where they have some."""
 
 
 @jax.tree_util.register_dataclass
@@ -61,7 +63,7 @@ def without(tree: PyTree, path: Path) -> PyTree:
 
 
 def trainable_rule(what: str, num_layers: int) -> Callable[[Path], bool]:
-    """Which leaves learn by gradient: the head's always; of the encoder `all`, `top:N` layers, `bias` or `none`.
+    """Which leaves learn by gradient: the heads' always; of the encoder `all`, `top:N` layers, `bias` or `none`.
 
     The word table is not among them: under `all` it trains as a sparse table. The pooler's weights do not learn, since
     no pooling of ours but `pooler` passes through them and weight decay would only shrink them.
@@ -69,7 +71,7 @@ def trainable_rule(what: str, num_layers: int) -> Callable[[Path], bool]:
     lowest = num_layers - int(what[4:]) if what.startswith("top:") else 0
 
     def rule(path: Path) -> bool:
-        if path[0] == "head":
+        if path[0] in HEADS:
             return path[1] in ("projection", "text_bias")
         if what == "none" or path == WORDS or "pooler" in path:
             return False

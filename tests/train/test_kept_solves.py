@@ -15,6 +15,7 @@ from ltrec_jax.solve.fold_in import UserPrior
 from ltrec_jax.train import kept_solves
 from ltrec_jax.train.problem import load_problem
 from ltrec_jax.train.solves import Solved
+from ltrec_jax.train.user_texts import UserTexts
 
 KEY = bytes(range(32))
 WITH_WORDS = types.SimpleNamespace(lexical=object(), words_IxR=np.ones((4, 2), np.float32))
@@ -85,6 +86,7 @@ def test_the_key_is_of_all_that_a_solve_depends_on(small_split, small_config):
     fewer = dataclasses.replace(small_split, train_rows=small_split.train_rows[1:])
     items = small_split.dataset.items.assign(year=1999)
     other = dataclasses.replace(small_split, dataset=dataclasses.replace(small_split.dataset, items=items))
+    of_users = UserTexts(problem.tokens.take(np.arange(2)), np.zeros(problem.dataset.num_users, np.int32))
     keys = [
         kept_solves.key(problem, features, None),
         kept_solves.key(problem, features + 1, None),
@@ -94,7 +96,7 @@ def test_the_key_is_of_all_that_a_solve_depends_on(small_split, small_config):
         kept_solves.key(problem.on(fewer), features, None),
         kept_solves.key(problem.on(other), features, None),
         kept_solves.key(dataclasses.replace(problem, words_IxR=features), features, None),
-        kept_solves.key(dataclasses.replace(problem, profiles_UxE=features), features, None),
+        kept_solves.key(dataclasses.replace(problem, users=of_users, profiles_TxE=features[:2]), features, None),
     ]
     assert len(set(keys)) == len(keys)
     assert kept_solves.key(problem.on(small_split), features.copy(), None) == keys[0]

@@ -21,7 +21,7 @@ from ltrec_jax.train.state import TrainState
 class Source:
     """Four batches per epoch, each a number that depends on the step alone."""
 
-    steps_per_epoch, units_per_epoch, tokens_per_epoch = 4, 4, 0
+    steps_per_epoch, units_per_epoch, tokens_per_epoch, user_encodings_per_epoch = 4, 4, 0, 0
 
     def batch(self, epoch, step):
         from ltrec_jax.train.batches import Batch

@@ -3,7 +3,6 @@
 import re
 import types
 
-import numpy as np
 import pytest
 
 from ltrec_jax.train import meter as meter_module
@@ -11,8 +10,8 @@ from ltrec_jax.train.meter import Figures, Meter
 from ltrec_jax.train.pair_loss import RMSE
 from ltrec_jax.train.tracking import JsonLines, Nowhere, read_rows
 
-SOURCE = types.SimpleNamespace(steps_per_epoch=4, units_per_epoch=4, tokens_per_epoch=0)
-BATCH = types.SimpleNamespace(token_ids=None)
+SOURCE = types.SimpleNamespace(steps_per_epoch=4, units_per_epoch=4, tokens_per_epoch=0, user_encodings_per_epoch=0)
+BATCH = types.SimpleNamespace(token_places=0)
 
 
 @pytest.mark.parametrize(("usual", "first_bad"), [(0.0, 2), (1.0, 3)])
@@ -29,11 +28,17 @@ def test_a_first_loss_near_zero_is_no_measure_where_a_usual_one_is_known(usual, 
 
 @pytest.mark.parametrize("encodes", [True, False])
 def test_bar_and_rows_tell_loss_pairs_texts_tokens_and_padding(tmp_path, monkeypatch, capsys, encodes):
-    """Four steps of two seconds in all: 40 pairs each, 30 of an epoch's 60 texts, 300 of 600 tokens in 400 places."""
+    """Four steps of two seconds in all: 40 pairs each, 30 of an epoch's 60 texts (10 of them of users), 300 of 600
+    tokens in 400 places."""
     seconds = iter([0.0, 2.0, 2.0])
     monkeypatch.setattr(meter_module, "time", types.SimpleNamespace(perf_counter=lambda: next(seconds)))
-    source = types.SimpleNamespace(steps_per_epoch=8, units_per_epoch=60, tokens_per_epoch=600 if encodes else 0)
-    batch = types.SimpleNamespace(token_ids=np.zeros((10, 10), np.int32) if encodes else None)
+    source = types.SimpleNamespace(
+        steps_per_epoch=8,
+        units_per_epoch=50,
+        user_encodings_per_epoch=10,
+        tokens_per_epoch=600 if encodes else 0,
+    )
+    batch = types.SimpleNamespace(token_places=100 if encodes else 0)
     writer = JsonLines(tmp_path / "m.jsonl")
     meter = Meter("encoder", RMSE, source, writer, start=0, total=8, learning_rate=lambda step: 0.5)
     for step in range(1, 5):
