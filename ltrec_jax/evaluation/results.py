@@ -161,10 +161,8 @@ class Report:
     @property
     def likes_are(self) -> str:
         """From which rating on an event was a like, and why from there where that is known."""
-        reason = self.protocol.get("positive_rating_is")
-        return f"a like is a rating of at least {self.protocol['positive_rating']:g}" + (
-            f" ({reason})" if reason else ""
-        )
+        least, reason = self.protocol["positive_rating"], self.protocol.get("positive_rating_is")
+        return f"a like is a rating of at least {least:g}" + (f" ({reason})" if reason else "")
 
     @property
     def strongest_other(self) -> str | None:
