@@ -159,6 +159,12 @@ class Report:
         return tuple(m for m in self.protocol["headlines"] if self.models[self.primary].overall[m].n)
 
     @property
+    def likes_are(self) -> str:
+        """From which rating on an event was a like, and why from there where that is known."""
+        least, reason = self.protocol["positive_rating"], self.protocol.get("positive_rating_is")
+        return f"a like is a rating of at least {least:g}" + (f" ({reason})" if reason else "")
+
+    @property
     def strongest_other(self) -> str | None:
         """The best of the other models by the first headline metric that any of them has."""
         others = [name for name in self.models if name != self.primary]

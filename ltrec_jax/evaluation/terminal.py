@@ -41,7 +41,7 @@ def print_report(report: Report, console: Console) -> None:
         if SUM in among.columns:
             title = f"{label(metric)}, warm and cold items ranked apart"
             console.print(_table(among, title, report.primary, lambda column: column in (*SUMMED, SUM)))
-    console.print(Text(legend(report.primary), style="dim"), soft_wrap=True)
+    console.print(Text(f"{legend(report.primary)} In rankings {report.likes_are}.", style="dim"), soft_wrap=True)
 
 
 def _table(grid: Grid, title: str, primary: str, shows: Callable[[str], bool]) -> Table:

@@ -142,6 +142,7 @@ def test_the_terminal_shows_every_model_and_group(found):
         "▼",
         "lower is better",
         "ranked apart",
+        "a like is a rating of at least 4",
     ):
         assert expected in shown
 
