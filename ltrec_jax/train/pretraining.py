@@ -1,7 +1,8 @@
 """Masked-language-model pretraining from end to end: texts and an encoder in, a run directory with an encoder out.
 
-What is reported is measured on texts that were never trained on nor used to stop, always masked in the same ways: the
-start, the control in which the head alone learns for as many steps, and the pretrained encoder.
+What is reported is measured on texts that were never trained on nor used to stop, always masked in the same ways, in
+each of which every text has a word hidden: the start, the control in which the head alone learns for as many steps, and
+the pretrained encoder.
 """
 
 import contextlib
@@ -45,7 +46,7 @@ from ltrec_jax.version import __version__
 PRETRAIN, HEAD_ONLY = "pretrain", "head only"
 _STREAMS = {"encoder": 0, "head": 1, PRETRAIN: 2, HEAD_ONLY: 3}
 _DRAWS = 4
-"""Ways in which every held-out text is masked: a text of ten words has one or two hidden at a time."""
+"""Ways in which every held-out text is masked: a text of ten words has one or two hidden at a time, none has none."""
 _SHORTEST_ROW, _ROW_STEP = 32, 16
 _POSITIONS = 512
 
@@ -69,7 +70,7 @@ class _Run:
     spread: Parallel
     out: Path
 
-    def source(self, tokens: TokenStore) -> MaskedSource:
+    def source(self, tokens: TokenStore, *, measured: bool = False) -> MaskedSource:
         row = max(_SHORTEST_ROW, -(-self.texts.longest // _ROW_STEP) * _ROW_STEP)
         return MaskedSource(
             tokens,
@@ -79,6 +80,7 @@ class _Run:
             pad_id=self.encoder.config.pad_token_id,
             mask_share=self.config.mask_share,
             whole_words=self.config.whole_words,
+            every_text=measured,
             devices=self.spread.count,
             share=self.spread.share,
             seed=self.config.seed,
@@ -135,7 +137,7 @@ def pretrain(
             "vocabulary": encoder.config.vocab_size,
         },
         "held_out": {name.replace(" ", "_"): _plain(each) for name, each in figures.items()},
-        "below_head_only": 1.0 - figures[PRETRAIN].loss / figures[HEAD_ONLY].loss,
+        "below_head_only": _share_below(figures[PRETRAIN].loss, figures[HEAD_ONLY].loss),
         "vector_cosine": _cosine(encoder, finished, run),
         "epochs": {name.replace(" ", "_"): outcome.epoch for name, outcome in outcomes.items()},
         "reason": outcomes[PRETRAIN].reason,
@@ -221,7 +223,14 @@ def _train(run: _Run, name: str, trainable: str, writer: MetricWriter) -> Outcom
 
 
 def _measure(run: _Run, tokens: TokenStore) -> Callable[[PyTree], HeldOut]:
-    return masked_phase.make_held_out(run.source(tokens), _DRAWS, run.encoder.config, run.config.precision, run.spread)
+    return masked_phase.make_held_out(
+        run.source(tokens, measured=True), _DRAWS, run.encoder.config, run.config.precision, run.spread
+    )
+
+
+def _share_below(loss: float, other: float) -> float:
+    """1 - loss / other; nothing is below a loss of 0, of which a few texts of one word are capable."""
+    return 1.0 - loss / other if other > 0.0 else 0.0
 
 
 def _cosine(before: Encoder, after: Encoder, run: _Run) -> float:

@@ -16,7 +16,7 @@ from ltrec_jax.encoder.mlm_files import load_head
 from ltrec_jax.encoder.weights import load_encoder
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.text.tokenizer import load_tokenizer
-from ltrec_jax.train import tracking
+from ltrec_jax.train import pretraining, tracking
 from ltrec_jax.train.pretrain_config import PretrainConfig
 from ltrec_jax.train.pretraining import pretrain
 from ltrec_jax.train.tracking import JsonLines, read_rows
@@ -190,6 +190,25 @@ def test_held_out_texts_are_those_of_no_other_part(texts, config, tmp_path):
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(set(texts))
     assert abs(len(parts[0]) / len(set(texts)) - 0.8) < 0.02
     assert found.rows == 2 * len(texts) + 2
+
+
+@pytest.mark.slow
+def test_one_text_of_one_word_is_held_out_and_measured(texts, config, tmp_path):
+    """With a share of 0.01 it would be masked in none of the ways, and the loss be that of no token at all."""
+    words = sorted({word for text in texts for word in text.split()})
+    settings = dataclasses.replace(config, held_out=0.18, mask_share=0.01, epochs=1)
+    made = pretrain(words, settings, tmp_path / "run")
+    assert made.report["texts"]["held_out"] == made.report["texts"]["validation"] == 1
+    for figures in made.report["held_out"].values():
+        assert figures["masked_tokens"] == 4
+        assert figures["loss"] > 0
+    validated = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "validation_loss" in row]
+    assert all(row["validation_loss"] > 0 for row in validated)
+
+
+@pytest.mark.parametrize(("loss", "other", "share"), [(1.0, 4.0, 0.75), (0.0, 0.0, 0.0), (2.0, 1.0, -1.0)])
+def test_nothing_is_below_no_loss_at_all(loss, other, share):
+    assert pretraining._share_below(loss, other) == share
 
 
 @pytest.mark.parametrize(
