@@ -1,8 +1,13 @@
 """`ltrec encode` as a user meets it."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -44,6 +49,38 @@ def test_a_dataset_by_template_with_cut_texts(encode, small_dataset, tmp_path, c
     said = capsys.readouterr().out
     assert "90 texts have more than 5 tokens and were cut there" in said
     assert np.load(tmp_path / "v" / "vectors.npy").shape == (90, 16)
+
+
+# Not `ru_maxrss`, which begins with the peak of the process that started this one.
+PEAK = """
+import sys
+from ltrec_jax import cli
+from ltrec_jax.text import corpus
+corpus._CHUNK = 2048  # several of them are in memory, of either catalogue
+assert cli.main(["encode", "--precision", "float32", *sys.argv[1:]]) == 0
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_texts(small_dataset, tiny_encoder, tmp_path):
+    """Two catalogues of texts of 1 kB, of 20 and 120 MB: held in memory, the second would take half as much again."""
+    peaks = []
+    for count in (20_000, 120_000):
+        # All differ, and all are the same tokens: what is measured is the reading.
+        texts = [f"rocket {number:x<1000}" for number in range(count)]
+        items = pd.DataFrame({"item_id": [f"i{number}" for number in range(count)], "title": texts})
+        data = dataclasses.replace(small_dataset, items=items).save(tmp_path / f"data{count}").path
+        del items, texts
+        arguments = ["--encoder", str(tiny_encoder), "--data", str(data), "--out", str(tmp_path / f"v{count}")]
+        run = subprocess.run(
+            [sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, env=dict(os.environ)
+        )
+        assert run.returncode == 0, run.stderr
+        assert f"{count:,} vectors of 16, 1 distinct texts" in run.stdout
+        peaks.append(int(run.stdout.split()[-1]))
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_a_prompt_by_name_is_its_text(encode, tiny_encoder, tmp_path):

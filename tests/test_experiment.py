@@ -9,6 +9,7 @@ from ltrec_jax import experiment
 from ltrec_jax.config import Config
 from ltrec_jax.data import splits
 from ltrec_jax.errors import UserError
+from ltrec_jax.text import corpus
 
 
 @pytest.mark.parametrize("rule", sorted(splits.RULES))
@@ -36,3 +37,17 @@ def test_an_unknown_rule_lists_what_exists(ml100k):
     data = dataclasses.replace(Config().data, split="temporel")
     with pytest.raises(UserError, match="temporal"):
         experiment.split_of(ml100k, Config(data=data))
+
+
+def test_texts_are_those_of_the_dataset_by_name_and_by_place(ml100k, monkeypatch):
+    whole = corpus.of(ml100k)
+    wanted = list(whole.chunks())
+    monkeypatch.setattr(experiment.Dataset, "load", None)
+    for name in ("MovieLens-100k", ml100k.path):
+        found = experiment.load_texts(name)
+        assert (found.name, found.fingerprint, found.count) == (whole.name, whole.fingerprint, whole.count)
+        assert list(found.chunks()) == wanted
+    with pytest.raises(UserError, match="not a dataset directory"):
+        experiment.load_texts("no/such")
+    with pytest.raises(UserError, match="Did you mean 'movielens-100k'"):
+        experiment.load_texts("movielens-100")

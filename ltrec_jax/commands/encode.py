@@ -89,7 +89,7 @@ class Encode:
             raise UserError("Name the texts by one of --data (a dataset) and --texts (a table).")
         if self.texts is not None:
             return corpus.from_file(self.texts, self.id_column, self.text_column, self.template)
-        return corpus.from_dataset(experiment.load(self.data), self.template)
+        return experiment.load_texts(self.data, self.template)
 
 
 def _prefix(prompt: str, known: Mapping[str, str]) -> str:

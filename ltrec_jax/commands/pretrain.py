@@ -76,7 +76,8 @@ class Pretrain:
         from ltrec_jax.text import corpus
 
         if self.texts is None:
-            return experiment.load(self.data)
+            # Ratings are read only where they are used.
+            return experiment.load(self.data) if self.cold_items else experiment.load_texts(self.data, template)
         if self.texts.suffix.lower() == ".txt":
             return corpus.from_lines(self.texts)
         return corpus.from_file(self.texts, "", self.text_column, template)
