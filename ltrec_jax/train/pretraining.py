@@ -101,8 +101,9 @@ def pretrain(
     texts without words are left out. The run directory gets `pretrain.json` (settings and what the texts were),
     `metrics.jsonl`, `checkpoints/`, `tokens/`, `encoder/` and `report.json`. `resume` goes on from the newest
     checkpoints and ends with the same bits; other settings or other texts are refused, as is a directory that is not
-    empty without it. `cold` (datasets alone) also fits a frozen-text head to a cold-items split with the original and
-    with the pretrained encoder. Several processes share the run directory and end with the same figures.
+    empty without it. `cold` (datasets alone) also fits a frozen-text head to a cold-items split with the pretrained
+    encoder and, unless the run is from scratch, with the original one. Several processes share the run directory and
+    end with the same figures.
     """
     config, out = config or PretrainConfig(), Path(out)
     rated = source if isinstance(source, Dataset) else None
@@ -142,7 +143,7 @@ def pretrain(
         "epochs": {name.replace(" ", "_"): outcome.epoch for name, outcome in outcomes.items()},
         "reason": outcomes[PRETRAIN].reason,
         "seconds": {name.replace(" ", "_"): value for name, value in seconds.items()},
-        "cold_items": cold_items.compare(rated, encoder.name, out, config) if cold and rated else None,
+        "cold_items": cold_items.compare(rated, _original(encoder, config), out, config) if cold and rated else None,
         "settings": plain_settings.to_dict(config),
         "hardware": parallel.describe_hardware(),
         "version": __version__,
@@ -226,6 +227,11 @@ def _measure(run: _Run, tokens: TokenStore) -> Callable[[PyTree], HeldOut]:
     return masked_phase.make_held_out(
         run.source(tokens, measured=True), _DRAWS, run.encoder.config, run.config.precision, run.spread
     )
+
+
+def _original(encoder: Encoder, config: PretrainConfig) -> str | None:
+    """The name of the checkpoint the run began with; None where that was chance."""
+    return None if config.from_scratch else encoder.name
 
 
 def _share_below(loss: float, other: float) -> float:
