@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import ltrec_jax
 from ltrec_jax import cli
 from ltrec_jax.encoder.weights import export_weights, load_encoder
 
@@ -41,6 +43,17 @@ def test_a_table_of_texts(encode, tmp_path, capsys):
     assert pq.read_table(tmp_path / "v" / "ids.parquet")["id"].to_pylist() == ["10", "20", "30"]
     assert encode(*TABLE, "--out", "v") == 0
     assert "texts/s" not in capsys.readouterr().out
+
+
+def test_vectors_in_bfloat16_are_read_as_it_says(encode, capsys):
+    assert encode(*TABLE, "--out", "full") == 0
+    assert "open_encoded" not in capsys.readouterr().out
+    assert encode(*TABLE, "--out", "half", "--dtype", "bfloat16") == 0
+    said = capsys.readouterr().out
+    assert np.load("half/vectors.npy").dtype == np.uint16
+    (how,) = re.findall(r"ltrec_jax\.open_encoded\('(.*)'\)\.vectors", said)
+    read = ltrec_jax.open_encoded(how).vectors.astype(np.float32)
+    np.testing.assert_allclose(read, np.load("full/vectors.npy"), rtol=8e-3, atol=1e-6)
 
 
 def test_a_dataset_by_template_with_cut_texts(encode, small_dataset, tmp_path, capsys):
