@@ -103,14 +103,16 @@ def _differentiable_by_cudnn(
     return query, key, value
 
 
-def _differentiable_forward(*arrays: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
-    if arrays[0].shape[1] % 2:
+def _differentiable_forward(
+    query: jax.Array, key: jax.Array, value: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
+    if query.shape[1] % 2:
         raise UserError(
-            f"The gradient of attention by cuDNN needs rows of an even length, and these have {arrays[0].shape[1]} "
-            "tokens: set train.row_length (--row-length in pretraining) to an even number, or encoder.attention "
-            "(--attention) to xla."
+            f"The gradient of attention by cuDNN needs rows of an even length, and these have {query.shape[1]} tokens: "
+            "set train.row_length (--row-length in pretraining) to an even number, or encoder.attention (--attention) "
+            "to xla."
         )
-    return arrays, None
+    return (query, key, value), None
 
 
 _differentiable_by_cudnn.defvjp(_differentiable_forward, lambda _, gradients: gradients)
