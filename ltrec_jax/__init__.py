@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from ltrec_jax.data.prepare import prepare as prepare
     from ltrec_jax.data.sources import available as available
     from ltrec_jax.data.splits import make as split  # noqa: F401
+    from ltrec_jax.encoder.catalogue import encode_catalogue as encode_catalogue
     from ltrec_jax.encoder.shards import encode_to_disk as encode_to_disk
     from ltrec_jax.encoder.shards import open_encoded as open_encoded
+    from ltrec_jax.encoder.weights import export_weights as export_weights
     from ltrec_jax.encoder.weights import load_encoder as load_encoder
     from ltrec_jax.errors import UserError as UserError
     from ltrec_jax.evaluation.report import Report as Report
@@ -57,8 +59,10 @@ _HOMES = {
     "UserError": ("ltrec_jax.errors", "UserError"),
     "available": ("ltrec_jax.data.sources", "available"),
     "compare": ("ltrec_jax.experiment", "compare"),
+    "encode_catalogue": ("ltrec_jax.encoder.catalogue", "encode_catalogue"),
     "encode_to_disk": ("ltrec_jax.encoder.shards", "encode_to_disk"),
     "evaluate": ("ltrec_jax.experiment", "evaluate"),
+    "export_weights": ("ltrec_jax.encoder.weights", "export_weights"),
     "fit": ("ltrec_jax.train.fit", "fit"),
     "from_pandas": ("ltrec_jax.data.prepare", "from_pandas"),
     "load": ("ltrec_jax.experiment", "load"),

@@ -25,6 +25,8 @@ from ltrec_jax.evaluation.report import Report
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.serve.service import Recommendation, recommend
 from ltrec_jax.solve.cold_start import dialled, popularity_discount
+from ltrec_jax.text import corpus
+from ltrec_jax.text.corpus import Corpus
 from ltrec_jax.train.fit import FROZEN_TEXT, REFIT, fit, load_run_config
 from ltrec_jax.train.plan import Plan, make_plan
 from ltrec_jax.train.tracking import read_rows
@@ -38,10 +40,16 @@ _TAIL_POWERS = (0.0, 0.05, 0.1, 0.2, 0.3)
 
 def load(name: str | os.PathLike[str]) -> Dataset:
     """A dataset by the name of a known source (fetched and cached), or from a dataset directory."""
-    path = Path(name)
-    if path.is_dir() or len(path.parts) > 1:
-        return Dataset.load(path)
-    return sources.load(str(name))
+    return Dataset.load(Path(name)) if _is_place(name) else sources.load(str(name))
+
+
+def load_texts(name: str | os.PathLike[str], template: str = "") -> Corpus:
+    """The item texts of what `load` opens, read from disk piece by piece, however many there are."""
+    return corpus.from_directory(Path(name) if _is_place(name) else sources.locate(str(name)), template)
+
+
+def _is_place(name: str | os.PathLike[str]) -> bool:
+    return Path(name).is_dir() or len(Path(name).parts) > 1
 
 
 def split_of(dataset: Dataset, config: Config) -> Split:

@@ -143,6 +143,14 @@ def test_no_public_name_is_a_room():
     assert not set(ltrec_jax.__all__) & {room(p) for p in FILES}
 
 
+def test_every_public_name_is_where_it_is_looked_for_and_typed():
+    for name in ltrec_jax.__all__:
+        assert getattr(ltrec_jax, name) is not None
+    typed = {name for _, name, top in imports(PACKAGE / "__init__.py") if not top} | {"split"}
+    # `split` has another name at home.
+    assert typed - {"make"} == set(ltrec_jax.__all__) - {"__version__"}
+
+
 def test_no_room_is_called_utils():
     assert not [p for p in PACKAGE.rglob("*") if "util" in p.stem.lower()]
 

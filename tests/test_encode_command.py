@@ -1,11 +1,18 @@
 """`ltrec encode` as a user meets it."""
 
 import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import ltrec_jax
 from ltrec_jax import cli
 from ltrec_jax.encoder.weights import export_weights, load_encoder
 
@@ -38,12 +45,55 @@ def test_a_table_of_texts(encode, tmp_path, capsys):
     assert "texts/s" not in capsys.readouterr().out
 
 
+def test_vectors_in_bfloat16_are_read_as_it_says(encode, capsys):
+    assert encode(*TABLE, "--out", "full") == 0
+    assert "open_encoded" not in capsys.readouterr().out
+    assert encode(*TABLE, "--out", "half", "--dtype", "bfloat16") == 0
+    said = capsys.readouterr().out
+    assert np.load("half/vectors.npy").dtype == np.uint16
+    (how,) = re.findall(r"ltrec_jax\.open_encoded\('(.*)'\)\.vectors", said)
+    read = ltrec_jax.open_encoded(how).vectors.astype(np.float32)
+    np.testing.assert_allclose(read, np.load("full/vectors.npy"), rtol=8e-3, atol=1e-6)
+
+
 def test_a_dataset_by_template_with_cut_texts(encode, small_dataset, tmp_path, capsys):
     small_dataset.save(tmp_path / "data")
     assert encode("--data", "data", "--template", "the {title}", "--max-length", "5", "--out", "v") == 0
     said = capsys.readouterr().out
     assert "90 texts have more than 5 tokens and were cut there" in said
     assert np.load(tmp_path / "v" / "vectors.npy").shape == (90, 16)
+
+
+# Not `ru_maxrss`, which begins with the peak of the process that started this one.
+PEAK = """
+import sys
+from ltrec_jax import cli
+from ltrec_jax.text import corpus
+corpus._CHUNK = 2048  # several of them are in memory, of either catalogue
+assert cli.main(["encode", "--precision", "float32", *sys.argv[1:]]) == 0
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_texts(small_dataset, tiny_encoder, tmp_path):
+    """Two catalogues of texts of 1 kB, of 20 and 120 MB: held in memory, the second would take half as much again."""
+    peaks = []
+    for count in (20_000, 120_000):
+        # All differ, and all are the same tokens: what is measured is the reading.
+        texts = [f"rocket {number:x<1000}" for number in range(count)]
+        items = pd.DataFrame({"item_id": [f"i{number}" for number in range(count)], "title": texts})
+        data = dataclasses.replace(small_dataset, items=items).save(tmp_path / f"data{count}").path
+        del items, texts
+        arguments = ["--encoder", str(tiny_encoder), "--data", str(data), "--out", str(tmp_path / f"v{count}")]
+        run = subprocess.run(
+            [sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, env=dict(os.environ)
+        )
+        assert run.returncode == 0, run.stderr
+        assert f"{count:,} vectors of 16, 1 distinct texts" in run.stdout
+        peaks.append(int(run.stdout.split()[-1]))
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_a_prompt_by_name_is_its_text(encode, tiny_encoder, tmp_path):

@@ -12,6 +12,7 @@ from ltrec_jax.data import splits
 from ltrec_jax.errors import UserError
 from ltrec_jax.evaluation import report
 from ltrec_jax.model.two_tower import Vectors
+from ltrec_jax.text import corpus
 from ltrec_jax.train.problem import load_problem
 
 
@@ -104,3 +105,17 @@ def test_the_dial_takes_from_popular_items_alone_and_from_the_more_popular_the_m
 def from_goal(config):
     """The same configuration for an objective that ranks: it learns from likes alone."""
     return dataclasses.replace(config, train=dataclasses.replace(config.train, objective="bpr"))
+
+
+def test_texts_are_those_of_the_dataset_by_name_and_by_place(ml100k, monkeypatch):
+    whole = corpus.of(ml100k)
+    wanted = list(whole.chunks())
+    monkeypatch.setattr(experiment.Dataset, "load", None)
+    for name in ("MovieLens-100k", ml100k.path):
+        found = experiment.load_texts(name)
+        assert (found.name, found.fingerprint, found.count) == (whole.name, whole.fingerprint, whole.count)
+        assert list(found.chunks()) == wanted
+    with pytest.raises(UserError, match="not a dataset directory"):
+        experiment.load_texts("no/such")
+    with pytest.raises(UserError, match="Did you mean 'movielens-100k'"):
+        experiment.load_texts("movielens-100")

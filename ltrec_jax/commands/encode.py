@@ -32,9 +32,10 @@ class Encode:
     precision: Annotated[Literal["float32", "bfloat16", "int8"], tyro.conf.arg(help="operands of the products")] = (
         "bfloat16"
     )
-    dtype: Annotated[Literal["float32", "float16", "bfloat16"], tyro.conf.arg(help="vectors are stored in it")] = (
-        "float32"
-    )
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"],
+        tyro.conf.arg(help="vectors are stored in it; bfloat16 is read by ltrec_jax.open_encoded alone"),
+    ] = "float32"
     max_length: Annotated[int | None, tyro.conf.arg(help="tokens per text; default: what the encoder is made for")] = (
         None
     )
@@ -85,6 +86,11 @@ class Encode:
             f"{self.out}: {done['texts']:,} vectors of {done['width']}, {done['distinct']:,} distinct texts "
             "(vectors.npy, ids.parquet)."
         )
+        if self.dtype == "bfloat16":
+            print(
+                "NumPy has no bfloat16: np.load gives its bits as uint16, the vectors are "
+                f"ltrec_jax.open_encoded({str(self.out)!r}).vectors."
+            )
 
     def _corpus(self) -> "Corpus":
         from ltrec_jax import experiment
@@ -94,7 +100,7 @@ class Encode:
             raise UserError("Name the texts by one of --data (a dataset) and --texts (a table).")
         if self.texts is not None:
             return corpus.from_file(self.texts, self.id_column, self.text_column, self.template)
-        return corpus.from_dataset(experiment.load(self.data), self.template)
+        return experiment.load_texts(self.data, self.template)
 
 
 def _prefix(prompt: str, known: Mapping[str, str]) -> str:

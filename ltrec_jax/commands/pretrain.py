@@ -34,9 +34,9 @@ class Pretrain:
     text_column: Annotated[str, tyro.conf.arg(help="the table's column of texts (or give a --template)")] = "text"
     out: Annotated[Path, tyro.conf.arg(help="run directory to make")] = Path("runs/pretrain")
     resume: Annotated[bool, tyro.conf.arg(help="go on from the newest checkpoint in --out")] = False
-    cold_items: Annotated[bool, tyro.conf.arg(help="also: what it does for unrated items (minutes; needs --data)")] = (
-        False
-    )
+    cold_items: Annotated[
+        bool, tyro.conf.arg(help="also: what it does for unrated items, beside the original (minutes; needs --data)")
+    ] = False
     print_config: Annotated[bool, tyro.conf.arg(help="write the settings, commented, and stop")] = False
     together: Annotated[SeveralProcesses, tyro.conf.arg(name="")] = ALONE
 
@@ -76,7 +76,8 @@ class Pretrain:
         from ltrec_jax.text import corpus
 
         if self.texts is None:
-            return experiment.load(self.data)
+            # Ratings are read only where they are used.
+            return experiment.load(self.data) if self.cold_items else experiment.load_texts(self.data, template)
         if self.texts.suffix.lower() == ".txt":
             return corpus.from_lines(self.texts)
         return corpus.from_file(self.texts, "", self.text_column, template)
@@ -94,11 +95,13 @@ def held_out_table(report: Mapping[str, Any]) -> "Table":
 
 
 def cold_items_table(cold: Mapping[str, Any]) -> "Table":
-    """RMSE and nDCG@10 on unrated items with the original and the pretrained encoder, and the verdict."""
+    """RMSE and nDCG@10 on unrated items with the original encoder, if there is one, and the pretrained; the verdict."""
     table = _table(f"{cold['items']:,} items without ratings, frozen text", "", "RMSE", "nDCG@10")
     for name in ("original", "pretrained"):
-        table.add_row(name, *(f"{cold[name][metric]['value']:.4f}" for metric in ("rmse", "ndcg@10")))
-    table.add_row("pretrained is", *(cold["difference"][metric]["verdict"] for metric in ("rmse", "ndcg@10")))
+        if cold[name]:
+            table.add_row(name, *(f"{cold[name][metric]['value']:.4f}" for metric in ("rmse", "ndcg@10")))
+    if cold["difference"]:
+        table.add_row("pretrained is", *(cold["difference"][metric]["verdict"] for metric in ("rmse", "ndcg@10")))
     return table
 
 
@@ -118,6 +121,8 @@ def _remarks(report: Mapping[str, Any]) -> list[str]:
         f"The loss is {abs(share):.0%} {'below' if share > 0 else 'ABOVE'} that of the head alone after as many steps; "
         f"vectors of texts have a mean cosine of {report['vector_cosine']:.2f} with the original ones."
     ]
+    if report["cold_items"] and not report["cold_items"]["original"]:
+        remarks.append("From scratch there is no original encoder to compare with on items without ratings.")
     if texts["truncated"]:
         remarks.append(f"{texts['truncated']:,} texts were cut at {texts['max_length']} tokens (--max-length).")
     return remarks

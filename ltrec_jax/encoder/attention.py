@@ -6,6 +6,7 @@ Figures in comments: 16 rows of 64 tokens, 12 heads of 32, 2 cores with AMX, med
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -19,6 +20,8 @@ from ltrec_jax.errors import UserError
 from ltrec_jax.types import Array
 
 _NEVER = -1e30
+_AMPERE, _HOPPER = (8, 0), (9, 0)
+_USE_XLA = "set encoder.attention (--attention) to xla"
 _ROW_MAJOR = Layout((0, 1, 2, 3))
 # Tokens per row from which on a CPU's products are faster in bfloat16. MiniLM, 512 tokens on one core: rows of 256 take
 # 38.7 ms instead of 41.9, of 128 32.5 and 33.4, of 64 28.3 both, of 48 26.9 and 26.1.
@@ -40,11 +43,13 @@ def attention(
 ) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v among the tokens that see each other. All arrays but the mask are [R, L, H, d].
 
-    `kernel` "cudnn": cuDNN's fused attention, which never stores the [L, L] weights; NVIDIA GPUs and bfloat16 alone
-    (else a `UserError`).
+    `kernel` "cudnn": cuDNN's fused attention, which never stores the [L, L] weights. It takes an NVIDIA GPU, bfloat16,
+    d a multiple of 8 up to 128 (from Hopper on 256) and, where a gradient is asked for, an even L; anything else is a
+    `UserError`.
     """
     if kernel == "cudnn":
-        _check_cudnn(policy)
+        _check_cudnn(policy, query.shape[-1])
+        query, key, value = _differentiable_by_cudnn(query, key, value)
     if jax.default_backend() != "cpu":
         dtype = jnp.float32 if policy == "float32" else jnp.bfloat16
         with jax.default_matmul_precision("highest" if policy == "float32" else "default"):
@@ -59,16 +64,58 @@ def attention(
     return _on_cpu(query, key, value, bias, policy != "float32" and query.shape[1] >= _ROUNDED_FROM)
 
 
-def _check_cudnn(policy: dense.Policy) -> None:
-    if jax.default_backend() != "gpu":
+def _check_cudnn(policy: dense.Policy, head_size: int) -> None:
+    """What JAX would refuse while it compiles, in words that name the setting."""
+    capability = _compute_capability()
+    if capability is None:
         raise UserError(
-            f"Attention by cuDNN needs an NVIDIA GPU, and this process computes on {jax.default_backend()}: "
-            "set encoder.attention (--attention) to xla."
+            f"Attention by cuDNN needs an NVIDIA GPU, and this process computes on "
+            f"{jax.devices()[0].device_kind}: {_USE_XLA}."
+        )
+    if capability < _AMPERE:
+        raise UserError(
+            "Attention by cuDNN needs a GPU of compute capability 8.0 (Ampere) or later, and this one has "
+            f"{'.'.join(map(str, capability))}: {_USE_XLA}."
         )
     if policy == "float32":
         raise UserError(
             "Attention by cuDNN needs bfloat16: set encoder.precision (--precision) to it, or attention to xla."
         )
+    widest = 256 if capability >= _HOPPER else 128
+    if head_size % 8 or head_size > widest:
+        raise UserError(
+            f"Attention by cuDNN needs heads of a multiple of 8 up to {widest} on this GPU, and this encoder has heads "
+            f"of {head_size}: {_USE_XLA}."
+        )
+
+
+def _compute_capability() -> tuple[int, ...] | None:
+    """That of the NVIDIA GPU which computes; None for anything else (AMD's GPUs are a "gpu" to JAX as well)."""
+    found = str(getattr(jax.devices()[0], "compute_capability", "")) if jax.default_backend() == "gpu" else ""
+    return tuple(map(int, found.split("."))) if re.fullmatch(r"\d+\.\d+", found) else None
+
+
+@jax.custom_vjp
+def _differentiable_by_cudnn(
+    query: jax.Array, key: jax.Array, value: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The arrays themselves. To ask for their gradient where cuDNN has none is a `UserError`."""
+    return query, key, value
+
+
+def _differentiable_forward(
+    query: jax.Array, key: jax.Array, value: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
+    if query.shape[1] % 2:
+        raise UserError(
+            f"The gradient of attention by cuDNN needs rows of an even length, and these have {query.shape[1]} tokens: "
+            "set train.row_length (--row-length in pretraining) to an even number, or encoder.attention (--attention) "
+            "to xla."
+        )
+    return (query, key, value), None
+
+
+_differentiable_by_cudnn.defvjp(_differentiable_forward, lambda _, gradients: gradients)
 
 
 def attention_with_dropout(
@@ -77,10 +124,52 @@ def attention_with_dropout(
     value: jax.Array,
     mask_RxLxL: jax.Array,
     dropout: Callable[[jax.Array], jax.Array],
+    policy: dense.Policy,
+    kernel: AttentionKernel = "xla",
 ) -> jax.Array:
-    """`attention` with `dropout` applied to the weights [R, H, L, L]."""
-    scores_RxHxLxL = jnp.einsum("rqhd,rkhd->rhqk", query * query.shape[-1] ** -0.5, key) + _additive(mask_RxLxL)
-    return jnp.einsum("rhqk,rkhd->rqhd", dropout(jax.nn.softmax(scores_RxHxLxL)), value)
+    """`attention` with `dropout` applied to the weights [R, H, L, L].
+
+    It stores them: `kernel` "cudnn" is a `UserError`.
+    """
+    if kernel == "cudnn":
+        _check_cudnn(policy, query.shape[-1])
+        raise UserError(
+            "Attention by cuDNN has no dropout by token: set train.encoder_dropout (in pretraining: dropout) to false, "
+            "or encoder.attention (--attention) to xla."
+        )
+    scores_RxHxLxL = _product("rqhd,rkhd->rhqk", query * query.shape[-1] ** -0.5, key, policy) + _additive(mask_RxLxL)
+    return _product("rhqk,rkhd->rqhd", dropout(jax.nn.softmax(scores_RxHxLxL)), value, policy)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _product(indices: str, left: jax.Array, right: jax.Array, policy: dense.Policy) -> jax.Array:
+    """An einsum of two arrays, float32, its operands in both directions as the policy says; on a CPU float32."""
+    if policy != "float32" and jax.default_backend() != "cpu":
+        left, right = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)
+    # Without it, GPU and TPU round float32 operands to TF32 or bfloat16.
+    precision = jax.lax.Precision.HIGHEST if policy == "float32" else None
+    return jnp.einsum(indices, left, right, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _product_forward(
+    indices: str, left: jax.Array, right: jax.Array, policy: dense.Policy
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _product(indices, left, right, policy), (left, right)
+
+
+def _product_backward(
+    indices: str, policy: dense.Policy, residuals: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    operands, result = indices.split("->")
+    of_left, of_right = operands.split(",")
+    left, right = residuals
+    return (
+        _product(f"{result},{of_right}->{of_left}", g, right, policy),
+        _product(f"{result},{of_left}->{of_right}", g, left, policy),
+    )
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def _additive(mask_RxLxL: jax.Array) -> jax.Array:

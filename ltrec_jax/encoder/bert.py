@@ -134,7 +134,13 @@ class SelfAttention(nn.Module):
             context = attention.attention(query, key, value, mask_RxLxL, self.policy, c.attention)
         else:
             context = attention.attention_with_dropout(
-                query, key, value, mask_RxLxL, lambda weights: self.dropout.weights(weights, names)
+                query,
+                key,
+                value,
+                mask_RxLxL,
+                lambda weights: self.dropout.weights(weights, names),
+                self.policy,
+                c.attention,
             )
         return context.reshape(hidden_RxLxE.shape)
 

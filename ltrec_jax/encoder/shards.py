@@ -88,9 +88,9 @@ def encode_to_disk(
     """Encode every distinct text once, over `spread` (default: all devices), into a directory of vectors.
 
     Run again after a kill, it keeps the shards whose content has the recorded hash and makes the others: the result
-    is the same. `max_length` counts tokens (default: what the encoder was made for). `prompt` goes before each text,
-    and is left out of the pooling where the encoder says so. A directory made by other settings is a `UserError` unless
-    `replace`.
+    is the same, on other devices up to rounding. `max_length` counts tokens (default: what the encoder was made for).
+    `prompt` goes before each text, and is left out of the pooling where the encoder says so. A directory made by other
+    settings is a `UserError` unless `replace`.
     """
     out, source = Path(out), corpus.of(texts).with_prefix(prompt)
     tokenizer = load_tokenizer(encoder.directory, encoder.config.vocab_size)
@@ -102,9 +102,11 @@ def encode_to_disk(
         "max_length": length,
         "precision": policy,
         "dtype": dtype,
-        "tokens_per_call": tokens_per_call or calls.default_tokens_per_call(policy),
         "shard_tokens": shard_tokens,
     }
+    if tokens_per_call is not None:
+        # Not the default, which is the device's: what began on a CPU goes on on a GPU, up to the order of sums.
+        settings["tokens_per_call"] = tokens_per_call
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out is a directory to make.")
     with storage.lock(out / _LOCK, timeout=1.0):
@@ -171,6 +173,8 @@ def _prompt_tokens(prompt: str, tokenizer: Tokenizer, length: int) -> int:
 def _open_manifest(out: Path, settings: dict[str, Any], replace: bool) -> dict[str, Any]:
     """What an earlier run recorded, or a new manifest, written at once so that every later file has its settings."""
     path = out / MANIFEST
+    # A kill while the manifest is first written leaves no more than its draft.
+    drafts = set(out.glob(f".{MANIFEST}{storage.TEMPORARY_MARK}*"))
     if path.exists():
         found = storage.read_json(path)
         there = found.get("settings", {}) if isinstance(found, dict) else {}
@@ -185,12 +189,15 @@ def _open_manifest(out: Path, settings: dict[str, Any], replace: bool) -> dict[s
             raise UserError(
                 f"{out} was made with other settings ({'; '.join(other)}). Choose another place or --replace."
             )
-        for name in (MANIFEST, VECTORS, IDS):
+        # The old manifest stays until the new one takes its place: a kill in between leaves what --replace replaces.
+        for name in (VECTORS, IDS):
             (out / name).unlink(missing_ok=True)
         for name in (TOKENS, SHARDS):
             shutil.rmtree(out / name, ignore_errors=True)
-    elif any(entry.name != _LOCK for entry in out.iterdir()):
+    elif any(entry.name != _LOCK and entry not in drafts for entry in out.iterdir()):
         raise UserError(f"{out} exists and holds something else than vectors. Choose another place.")
+    for draft in drafts:
+        draft.unlink()
     manifest = {"version": __version__, "settings": settings, "tokens": None, "shards": {}, "finished": None}
     storage.write_json(path, manifest)
     return manifest
@@ -206,7 +213,8 @@ def _is_whole(out: Path, manifest: Mapping[str, Any]) -> bool:
 
 def _difference(name: str, there: Any, here: Any) -> str:
     """Values are told, fingerprints are not."""
-    return name.replace("_", " ") if len(str(here)) > 32 else f"{name.replace('_', ' ')} {there} there, {here} here"
+    label, there = name.replace("_", " "), "by default" if there is None else there
+    return label if len(str(here)) > 32 else f"{label} {there} there, {here} here"
 
 
 def _tokens(out: Path, source: Corpus, tokenizer: Tokenizer, length: int, manifest: dict[str, Any]) -> TokenStore:

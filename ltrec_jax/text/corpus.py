@@ -6,20 +6,21 @@ No more than a chunk of a file is in memory. Out of scope: tokens (`store`), wha
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ltrec_jax import storage
-from ltrec_jax.data import columns
+from ltrec_jax.data import columns, directory
 from ltrec_jax.data.dataset import Dataset
 from ltrec_jax.errors import UserError, unknown_name
 from ltrec_jax.text import templates
 
 _CHUNK = 16384
 _BLOCK_BYTES = 16 << 20
+_BUFFER_BYTES = 1 << 20
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 Chunk = tuple[list[str], list[str]]
 
@@ -71,15 +72,58 @@ def from_texts(texts: Sequence[str], ids: Sequence[str] | None = None) -> Corpus
 def from_dataset(dataset: Dataset, template: str = "") -> Corpus:
     """The items of a dataset in their order; without a template the dataset's own, else one by the column names."""
     items = dataset.items
-    chosen = template or str(dataset.info.get("template") or templates.default_template(items))
-    templates.render(chosen, items[:0])
+
+    def frames(wanted: list[str]) -> Iterator[pd.DataFrame]:
+        held = items[wanted]
+        return (held[at : at + _CHUNK] for at in range(0, len(items), _CHUNK))
+
+    return _of_items(dataset.name, dataset.fingerprint, dataset.info, template, items[:0], frames, len(items))
+
+
+def from_directory(path: Path, template: str = "") -> Corpus:
+    """`from_dataset` of a dataset directory, but of `items.parquet` only the columns in use are read, block by block.
+
+    The same rows, texts and fingerprint. What is no dataset directory, or lacks its items: `UserError`.
+    """
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    description, table = directory.read_description(path), path / "items.parquet"
+    if not table.is_file():
+        raise UserError(f"{table} is missing.")
+    with _readable(table):
+        file = pq.ParquetFile(table)
+        count, head = file.metadata.num_rows, file.schema_arrow.empty_table().to_pandas()
+    if count != description["counts"]["items"] or columns.ITEM_ID not in head:
+        raise UserError(f"{table} is damaged: it does not hold the items that dataset.json counts. Prepare it again.")
+
+    def frames(wanted: list[str]) -> Iterator[pd.DataFrame]:
+        with _readable(table):
+            yield from _frames(table, wanted)
+
+    name, fingerprint, info = (description[each] for each in ("name", "fingerprint", "info"))
+    return _of_items(name, fingerprint, info, template, head, frames, count)
+
+
+def _of_items(
+    name: str,
+    fingerprint: str,
+    info: Mapping[str, Any],
+    template: str,
+    head: pd.DataFrame,
+    frames: Callable[[list[str]], Iterator[pd.DataFrame]],
+    count: int,
+) -> Corpus:
+    """`head`: the table without its rows; `frames(wanted)`: these columns of all rows, in pieces."""
+    chosen = template or str(info.get("template") or templates.default_template(head))
+    templates.render(chosen, head)
+    wanted = list(dict.fromkeys([columns.ITEM_ID, *templates.field_names(chosen)]))
 
     def chunks() -> Iterator[Chunk]:
-        for at in range(0, len(items), _CHUNK):
-            frame = items[at : at + _CHUNK]
+        for frame in frames(wanted):
             yield frame[columns.ITEM_ID].astype(str).tolist(), templates.render(chosen, frame)
 
-    return Corpus(dataset.name, storage.content_hash(dataset.fingerprint, chosen), chunks, len(items))
+    return Corpus(name, storage.content_hash(fingerprint, chosen), chunks, count)
 
 
 def from_file(path: Path, id_column: str, text_column: str, template: str = "") -> Corpus:
@@ -140,7 +184,7 @@ def _readable(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"Cannot read {path}: {' '.join(str(error).split())}") from error
 
 
@@ -166,7 +210,8 @@ def _frames(path: Path, wanted: list[str]) -> Iterator[pd.DataFrame]:
     if _kind(path) == ".parquet":
         import pyarrow.parquet as pq
 
-        for batch in pq.ParquetFile(path).iter_batches(_CHUNK, columns=wanted):
+        # Buffered: else a whole row group's columns are in memory, and a file may have but one group.
+        for batch in pq.ParquetFile(path, buffer_size=_BUFFER_BYTES).iter_batches(_CHUNK, columns=wanted):
             # Whole numbers with gaps would otherwise become floats, and 7 the id "7.0".
             yield batch.to_pandas(integer_object_nulls=True)
         return

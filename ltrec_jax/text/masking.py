@@ -65,22 +65,48 @@ def corrupt(
     *,
     share: float = SHARE,
     whole_words: bool = True,
+    every_text: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(what the model reads int32[T], which tokens it must guess bool[T]) for texts `values[offsets[i]:offsets[i+1]]`.
 
     Every word (or token, without `whole_words`) is chosen with probability `share`, independently. Of the chosen tokens
     80% become the mask, 10% a random ordinary token and 10% stay (Devlin et al., 2019). Special tokens are left alone.
+    With `every_text` a text of which nothing was chosen has one word chosen, each with the same probability: the rest
+    of the draw is as without. Then only texts without ordinary tokens have nothing to guess.
     """
-    values_T = np.asarray(values_T, np.int32)
-    unit_T = _units(values_T, np.asarray(offsets), vocabulary, whole_words=whole_words)
+    values_T, offsets = np.asarray(values_T, np.int32), np.asarray(offsets)
+    unit_T = _units(values_T, offsets, vocabulary, whole_words=whole_words)
     drawn = generator.random(int(unit_T[-1]) + 1 if len(unit_T) else 0) < share
     chosen_T = drawn[unit_T] & ~vocabulary.special_V[values_T]
     fate_T = generator.random(len(values_T))
     ordinary = vocabulary.ordinary
     random_T = ordinary[generator.integers(len(ordinary), size=len(values_T))]
     replaced_T = np.where(fate_T < _MASKED, vocabulary.mask_id, random_T)
+    if every_text:
+        chosen_T = chosen_T | _one_of_each_bare_text(
+            chosen_T, unit_T, offsets, ~vocabulary.special_V[values_T], generator
+        )
     changed_T = chosen_T & (fate_T < _MASKED + _RANDOM)
     return np.where(changed_T, replaced_T, values_T).astype(np.int32), chosen_T
+
+
+def _one_of_each_bare_text(
+    chosen_T: np.ndarray,
+    unit_T: np.ndarray,
+    offsets: np.ndarray,
+    ordinary_T: np.ndarray,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """The tokens of one unit, drawn uniformly, of every text that has ordinary tokens and none chosen, bool[T]."""
+    text_T = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    bare = np.bincount(text_T[chosen_T], minlength=len(offsets) - 1) == 0
+    # A unit is special as a whole or not at all.
+    candidates = np.flatnonzero(ordinary_T & bare[text_T])
+    units, first = np.unique(unit_T[candidates], return_index=True)
+    texts = text_T[candidates[first]]
+    shuffled = np.lexsort((generator.random(len(units)), texts))
+    drawn = shuffled[np.unique(texts[shuffled], return_index=True)[1]]
+    return np.isin(unit_T, units[drawn])
 
 
 def _units(values_T: np.ndarray, offsets: np.ndarray, vocabulary: Maskable, *, whole_words: bool) -> np.ndarray:

@@ -40,6 +40,7 @@ _NAMED = (
     ("genres", "genre", "class", "categories", "category", "main_category", "subcategory", "tags", "authors", "author"),
     ("description", "abstract", "overview", "plot", "summary", "features"),
 )
+_LONGEST_KEPT = 64
 _NEVER_TEXT = {columns.USER_ID, columns.ITEM_ID, columns.USER, columns.ITEM, columns.RATING, columns.TIMESTAMP}
 
 
@@ -313,11 +314,15 @@ def _fill(
 
 def _cells(column: pd.Series, *, drop_dot: bool) -> list[str]:
     """Every value as text; "" where it is missing. `drop_dot`: the template sets its own full stop after it."""
-    # Few distinct values (years, genres) are formatted once each.
-    texts = [_cached_cell(value) if isinstance(value, (str, int, float)) else _cell(value) for value in column.tolist()]
+    texts = [_cached_cell(value) if _may_recur(value) else _cell(value) for value in column.tolist()]
     if drop_dot:
         texts = [text[:-1] if text.endswith(".") and not text.endswith("..") else text for text in texts]
     return texts
+
+
+def _may_recur(value: Any) -> bool:
+    """Few distinct values (years, genres) are formatted once each. A long text is its own: kept, it costs memory."""
+    return len(value) <= _LONGEST_KEPT if isinstance(value, str) else isinstance(value, (int, float))
 
 
 @functools.lru_cache(maxsize=65536, typed=True)

@@ -1,5 +1,7 @@
 """What an encoder is worth for items nobody has rated: a frozen-text head on a cold-items split, for two encoders.
 
+A random start is no encoder to compare with: from scratch, the pretrained one stands alone.
+
 The encoder learns nothing here. Both heads have the same split, seed and settings; epochs are chosen on items that are
 cold too, other ones than those of the test. Texts of cold items may have been pretrained on: a catalogue knows its
 texts before its ratings.
@@ -29,10 +31,11 @@ METRICS = ("rmse", "ndcg@10")
 _EPOCHS, _PATIENCE = 12, 3
 
 
-def compare(dataset: Dataset, original: str, run: Path, config: PretrainConfig) -> dict[str, Any]:
+def compare(dataset: Dataset, original: str | None, run: Path, config: PretrainConfig) -> dict[str, Any]:
     """RMSE and nDCG@10 (with 95% intervals) on cold items by each encoder, and the paired difference with its verdict.
 
-    The pretrained one is `run / "encoder"`. What was fitted is gone in the end; a run that is resumed goes on with it.
+    The pretrained one is `run / "encoder"`. Without an `original` its figures and the difference are None. What was
+    fitted is gone in the end; a run that is resumed goes on with it.
 
     A fifth of the items is cold in test, a tenth of the others in validation. `validation_rmse` is the error on those:
     settings of the pretraining are to be chosen by it, never by the figures of the test.
@@ -49,6 +52,8 @@ def compare(dataset: Dataset, original: str, run: Path, config: PretrainConfig) 
     place = run / "cold_items"
     models = {}
     for name, where in ((PRETRAINED, str(run / "encoder")), (ORIGINAL, original)):
+        if where is None:
+            continue
         (begun,) = processes.anywhere((place / name / "config.toml").is_file())
         asked = dataclasses.replace(base, encoder=EncoderSection(where, config.precision, config.attention))
         models[name] = fit(split, asked, place / name, resume=begun)
@@ -68,6 +73,7 @@ def compare(dataset: Dataset, original: str, run: Path, config: PretrainConfig) 
         "items": int(found.groups["cold"]["items"]),
         "split": split.name,
         "protocol": "frozen-text head; a fifth of the items has no training rating; all of the catalogue is ranked",
+        ORIGINAL: None,
         **{
             name: _figures(found, name) | {"validation_rmse": _rmse(model, split.validation)}
             for name, model in models.items()
@@ -76,7 +82,8 @@ def compare(dataset: Dataset, original: str, run: Path, config: PretrainConfig) 
             one.metric: {"value": one.difference, "ci95": list(one.ci95), "verdict": one.verdict}
             for one in found.comparisons
             if one.group == "cold"
-        },
+        }
+        or None,
     }
 
 

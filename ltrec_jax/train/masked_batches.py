@@ -54,17 +54,21 @@ class MaskedSource:
         pad_id: int,
         mask_share: float = masking.SHARE,
         whole_words: bool = True,
+        every_text: bool = False,
         devices: int = 1,
         share: slice = slice(None),
         seed: int = 0,
     ) -> None:
-        """`share`: the slices of a batch, one for each of the `devices`, that this process builds."""
+        """`share`: the slices of a batch, one for each of the `devices`, that this process builds.
+
+        `every_text`: every text has something to guess (see `masking.corrupt`), as a measurement needs it.
+        """
         if len(tokens) == 0:
             raise ValueError("there are no texts")
         self._tokens, self._vocabulary = tokens, vocabulary
         self._lengths = np.asarray(tokens.lengths)
         self._row_length, self._pad_id = row_length, pad_id
-        self._mask_share, self._whole_words = mask_share, whole_words
+        self._mask_share, self._whole_words, self._every_text = mask_share, whole_words, every_text
         self.devices, self.seed, self._share = devices, seed, share
         self.units_per_epoch = len(tokens)
         self.tokens_per_epoch = int(self._lengths.sum())
@@ -91,6 +95,7 @@ class MaskedSource:
             np.random.default_rng([self.seed, 0x3A5C, epoch, step]),
             share=self._mask_share,
             whole_words=self._whole_words,
+            every_text=self._every_text,
         )
         reads = TokenStore(shown, taken.offsets)
         answers = TokenStore(np.where(chosen, taken.values, -1).astype(np.int32), taken.offsets)
@@ -118,12 +123,12 @@ class MaskedSource:
 
     def _measure(self) -> tuple[int, int]:
         """Capacities per device, of rows and of hidden tokens, that nearly every batch fits."""
-        rows = tokens = 1
+        rows = tokens = texts = 1
         for step in np.unique(np.linspace(0, self.steps_per_epoch - 1, _SAMPLED_STEPS).astype(int)):
             lengths = self._lengths[self.texts(0, int(step))]
             for device in range(self.devices):
                 part = lengths[device :: self.devices]
                 rows = max(rows, int(packing.pack(part, self._row_length)[0].max(initial=-1)) + 1)
-                tokens = max(tokens, int(part.sum()))
-        masked = self._mask_share * tokens * _SLACK + 2 * np.sqrt(tokens)
+                tokens, texts = max(tokens, int(part.sum())), max(texts, len(part))
+        masked = max(self._mask_share * tokens * _SLACK + 2 * np.sqrt(tokens), texts * self._every_text)
         return rows if self.steps_per_epoch == 1 else int(np.ceil(rows * 1.02)), -(-int(masked) // 16) * 16

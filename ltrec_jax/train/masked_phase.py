@@ -120,7 +120,7 @@ def make_held_out(
 ) -> Callable[[PyTree], HeldOut]:
     """The figures of parameters on the texts of a source, each masked in `draws` ways: the same ones at every call.
 
-    Equal in all processes, which must all ask.
+    Equal in all processes, which must all ask. A source that hides nothing at all has no figures: `ValueError`.
     """
     measure = _compiled_sums(config, policy, spread)
     key = spread.replicate(jax.random.key(0))
@@ -130,6 +130,8 @@ def make_held_out(
         placed = spread.replicate(params)
         found = jax.device_get([measure(placed, spread.shard(batch), key)[1] for batch in batches])
         sums = {name: float(np.sum([each[name] for each in found], dtype=np.float64)) for name in found[0]}
+        if not sums["weight"]:
+            raise ValueError("no token of the held-out texts is masked: a loss of 0 would pass for the best")
         means = _means(sums)
         return HeldOut(means["loss"], means["accuracy"], round(sums["weight"]))
 

@@ -1,6 +1,7 @@
 """The texts of a pretraining run as tokens: distinct ones, parted into training, validation and held-out, by the seed.
 
-Tokens lie in the run directory and are memory-mapped. Out of scope: masking, batches.
+Tokens lie in the run directory, for a run that goes on; what is trained on is copied into memory, in the order drawn.
+Out of scope: masking, batches.
 """
 
 import dataclasses
@@ -19,6 +20,8 @@ from ltrec_jax.text.masking import Maskable
 from ltrec_jax.text.store import TokenStore, open_store, write_store
 from ltrec_jax.text.tokenizer import Tokenizer
 from ltrec_jax.train.pretrain_config import PretrainConfig
+
+_TOKENS_AT_ONCE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +74,7 @@ def read_texts(
     processes.first_does(write)
     store = open_store(place)
     chosen, _ = distinct_texts(store)
-    words = np.concatenate([[0], np.cumsum(~vocabulary.special_V[store.values])])
-    chosen = chosen[words[store.offsets[chosen + 1]] > words[store.offsets[chosen]]]
+    chosen = chosen[_with_words(store, vocabulary)[chosen]]
     if not len(chosen):
         raise UserError(f"{corpus.name} has no texts with words to learn from ({len(store):,} rows were read).")
     aside = round(config.held_out * len(chosen))
@@ -92,3 +94,15 @@ def read_texts(
         truncated=store.truncated,
         max_length=length,
     )
+
+
+def _with_words(store: TokenStore, vocabulary: Maskable) -> np.ndarray:
+    """Which texts have a token that may be hidden, bool[I]; one byte of memory per token."""
+    ordinary_T = np.empty(len(store.values), bool)
+    for at in range(0, len(ordinary_T), _TOKENS_AT_ONCE):
+        here = slice(at, at + _TOKENS_AT_ONCE)
+        ordinary_T[here] = ~vocabulary.special_V[store.values[here]]
+    found_I = store.lengths > 0
+    # Without the empty texts, of which `reduceat` would make something, each ends where the next one begins.
+    found_I[found_I] = np.logical_or.reduceat(ordinary_T, store.offsets[:-1][found_I])
+    return found_I

@@ -1,7 +1,8 @@
 """Masked-language-model pretraining from end to end: texts and an encoder in, a run directory with an encoder out.
 
-What is reported is measured on texts that were never trained on nor used to stop, always masked in the same ways: the
-start, the control in which the head alone learns for as many steps, and the pretrained encoder.
+What is reported is measured on texts that were never trained on nor used to stop, always masked in the same ways, in
+each of which every text has a word hidden: the start, the control in which the head alone learns for as many steps, and
+the pretrained encoder.
 """
 
 import contextlib
@@ -45,7 +46,7 @@ from ltrec_jax.version import __version__
 PRETRAIN, HEAD_ONLY = "pretrain", "head only"
 _STREAMS = {"encoder": 0, "head": 1, PRETRAIN: 2, HEAD_ONLY: 3}
 _DRAWS = 4
-"""Ways in which every held-out text is masked: a text of ten words has one or two hidden at a time."""
+"""Ways in which every held-out text is masked: a text of ten words has one or two hidden at a time, none has none."""
 _SHORTEST_ROW, _ROW_STEP = 32, 16
 _POSITIONS = 512
 
@@ -69,7 +70,7 @@ class _Run:
     spread: Parallel
     out: Path
 
-    def source(self, tokens: TokenStore) -> MaskedSource:
+    def source(self, tokens: TokenStore, *, measured: bool = False) -> MaskedSource:
         row = max(_SHORTEST_ROW, -(-self.texts.longest // _ROW_STEP) * _ROW_STEP)
         return MaskedSource(
             tokens,
@@ -79,6 +80,7 @@ class _Run:
             pad_id=self.encoder.config.pad_token_id,
             mask_share=self.config.mask_share,
             whole_words=self.config.whole_words,
+            every_text=measured,
             devices=self.spread.count,
             share=self.spread.share,
             seed=self.config.seed,
@@ -99,8 +101,9 @@ def pretrain(
     texts without words are left out. The run directory gets `pretrain.json` (settings and what the texts were),
     `metrics.jsonl`, `checkpoints/`, `tokens/`, `encoder/` and `report.json`. `resume` goes on from the newest
     checkpoints and ends with the same bits; other settings or other texts are refused, as is a directory that is not
-    empty without it. `cold` (datasets alone) also fits a frozen-text head to a cold-items split with the original and
-    with the pretrained encoder. Several processes share the run directory and end with the same figures.
+    empty without it. `cold` (datasets alone) also fits a frozen-text head to a cold-items split with the pretrained
+    encoder and, unless the run is from scratch, with the original one. Several processes share the run directory and
+    end with the same figures.
     """
     config, out = config or PretrainConfig(), Path(out)
     rated = source if isinstance(source, Dataset) else None
@@ -135,12 +138,12 @@ def pretrain(
             "vocabulary": encoder.config.vocab_size,
         },
         "held_out": {name.replace(" ", "_"): _plain(each) for name, each in figures.items()},
-        "below_head_only": 1.0 - figures[PRETRAIN].loss / figures[HEAD_ONLY].loss,
+        "below_head_only": _share_below(figures[PRETRAIN].loss, figures[HEAD_ONLY].loss),
         "vector_cosine": _cosine(encoder, finished, run),
         "epochs": {name.replace(" ", "_"): outcome.epoch for name, outcome in outcomes.items()},
         "reason": outcomes[PRETRAIN].reason,
         "seconds": {name.replace(" ", "_"): value for name, value in seconds.items()},
-        "cold_items": cold_items.compare(rated, encoder.name, out, config) if cold and rated else None,
+        "cold_items": cold_items.compare(rated, _original(encoder, config), out, config) if cold and rated else None,
         "settings": plain_settings.to_dict(config),
         "hardware": parallel.describe_hardware(),
         "version": __version__,
@@ -221,7 +224,19 @@ def _train(run: _Run, name: str, trainable: str, writer: MetricWriter) -> Outcom
 
 
 def _measure(run: _Run, tokens: TokenStore) -> Callable[[PyTree], HeldOut]:
-    return masked_phase.make_held_out(run.source(tokens), _DRAWS, run.encoder.config, run.config.precision, run.spread)
+    return masked_phase.make_held_out(
+        run.source(tokens, measured=True), _DRAWS, run.encoder.config, run.config.precision, run.spread
+    )
+
+
+def _original(encoder: Encoder, config: PretrainConfig) -> str | None:
+    """The name of the checkpoint the run began with; None where that was chance."""
+    return None if config.from_scratch else encoder.name
+
+
+def _share_below(loss: float, other: float) -> float:
+    """1 - loss / other; nothing is below a loss of 0, of which a few texts of one word are capable."""
+    return 1.0 - loss / other if other > 0.0 else 0.0
 
 
 def _cosine(before: Encoder, after: Encoder, run: _Run) -> float:

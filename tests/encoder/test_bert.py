@@ -1,7 +1,7 @@
 """The encoder against what PyTorch and Flax computed with the same weights, per part and whole, and its own laws."""
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ltrec_jax.encoder import dense, names
+from ltrec_jax.encoder import dense, inference, names
 from ltrec_jax.encoder.bert import Bert, initialise, restarting_positions
 from ltrec_jax.encoder.config import EncoderConfig
 
@@ -63,12 +63,19 @@ def test_whole_encoder_equals_flax(flax_stored: Any) -> None:
     close(hidden[flax_stored.real], flax_stored.expected["hidden"][flax_stored.real], WHOLE)
 
 
-def test_gradients_equal_pytorch(torch_stored: Any) -> None:
-    bert, stored = Bert(torch_stored.encoder.config), torch_stored
+def packed_rows(stored: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, segments): the texts of a stored batch and two tokens of padding, in one row."""
+    lengths = stored.mask.sum(axis=1)
+    ids = np.concatenate([row[:n] for row, n in zip(stored.ids, lengths, strict=True)] + [[0, 0]])[None]
+    return ids, np.repeat([*range(1, len(lengths) + 1), 0], [*lengths, 2])[None]
+
+
+def gradients_equal_pytorch(stored: Any, ids: np.ndarray, segments: np.ndarray, weights: np.ndarray) -> None:
+    bert = Bert(stored.encoder.config)
 
     @jax.jit
     def loss(params: Any) -> jax.Array:
-        return jnp.sum(stored.expected["weights"] * bert.apply({"params": params}, stored.ids, stored.mask))
+        return jnp.sum(weights * bert.apply({"params": params}, ids, segments))
 
     gradients = flatten_dict(jax.grad(loss)(stored.encoder.params), sep="/")
     compared = 0
@@ -83,15 +90,24 @@ def test_gradients_equal_pytorch(torch_stored: Any) -> None:
     assert compared == sum(name.startswith("grad.") for name in stored.expected)
 
 
-@pytest.mark.parametrize("policy", dense.TRAINING_POLICIES)
+def test_gradients_equal_pytorch(torch_stored: Any) -> None:
+    gradients_equal_pytorch(torch_stored, torch_stored.ids, torch_stored.mask, torch_stored.expected["weights"])
+
+
+def test_gradients_of_packed_texts_equal_those_of_pytorch_unpacked(tiny_bert: Any) -> None:
+    weights = tiny_bert.expected["weights"]
+    assert not weights[~tiny_bert.real].any()
+    packed = np.pad(weights[tiny_bert.real], ((0, 2), (0, 0)))[None]
+    gradients_equal_pytorch(tiny_bert, *packed_rows(tiny_bert), packed)
+
+
+@pytest.mark.parametrize("policy", get_args(dense.Policy))
 def test_packed_equals_unpacked(torch_stored: Any, policy: dense.Policy) -> None:
-    lengths = torch_stored.mask.sum(axis=1)
-    unpacked = apply(torch_stored, torch_stored.ids, torch_stored.mask, policy=policy)
-    packed_ids = np.concatenate([row[:n] for row, n in zip(torch_stored.ids, lengths, strict=True)] + [[0, 0]])[None]
-    segments = np.repeat(np.arange(1, 5), [*lengths, 2])[None]
-    segments[segments == 4] = 0
-    packed = apply(torch_stored, packed_ids, segments, policy=policy)
-    close(packed[0, : lengths.sum()], np.asarray(unpacked)[torch_stored.real], 2e-6 if policy == "float32" else 2e-2)
+    params = inference.prepare(jax.tree.map(jnp.asarray, torch_stored.encoder.params), policy)
+    stored = dataclasses.replace(torch_stored, encoder=dataclasses.replace(torch_stored.encoder, params=params))
+    unpacked = apply(stored, stored.ids, stored.mask, policy=policy)
+    packed = apply(stored, *packed_rows(stored), policy=policy)
+    close(packed[0, :-2], np.asarray(unpacked)[stored.real], 2e-6 if policy == "float32" else 2e-2)
 
 
 def test_positions_may_be_given(torch_stored: Any) -> None:
@@ -237,21 +253,61 @@ def test_eleven_layers_run_in_numeric_order() -> None:
     np.testing.assert_allclose(hidden.mean(-1), 10.0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("remat", "scan"), [(True, False), (False, True), (True, True)])
-def test_remat_and_scan_change_nothing(tiny_bert: Any, remat: bool, scan: bool) -> None:
-    def run(bert: Bert) -> Any:
-        def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-            hidden = bert.apply({"params": params}, tiny_bert.ids, tiny_bert.mask)
-            return jnp.sum(tiny_bert.expected["weights"] * hidden), hidden
+def with_dropout(stored: Any, bert: Bert) -> Any:
+    """(gradient of the weighted sum of the hidden states, hidden states), of one dropout key."""
 
-        return jax.jit(jax.grad(loss, has_aux=True))(tiny_bert.encoder.params)
+    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+        rngs = {"dropout": jax.random.key(1)}
+        hidden = bert.apply({"params": params}, stored.ids, stored.mask, deterministic=False, rngs=rngs)
+        return jnp.sum(stored.expected["weights"] * hidden), hidden
 
-    plain_gradient, plain_hidden = run(Bert(tiny_bert.encoder.config))
-    gradient, hidden = run(Bert(tiny_bert.encoder.config, remat=remat, scan=scan))
+    return jax.jit(jax.grad(loss, has_aux=True))(stored.encoder.params)
+
+
+@pytest.fixture(scope="module")
+def dropping(tiny_bert: Any) -> EncoderConfig:
+    return dataclasses.replace(tiny_bert.encoder.config, hidden_dropout=0.3, attention_dropout=0.3)
+
+
+@pytest.fixture(scope="module")
+def plainly_run(tiny_bert: Any, dropping: EncoderConfig) -> Any:
+    return with_dropout(tiny_bert, Bert(dropping))
+
+
+@pytest.mark.parametrize(
+    ("remat", "scan"), [(True, False), (False, True), pytest.param(True, True, marks=pytest.mark.slow)]
+)
+def test_remat_and_scan_change_nothing(
+    tiny_bert: Any, dropping: EncoderConfig, plainly_run: Any, remat: bool, scan: bool
+) -> None:
+    """Dropout's masks included, forwards and where a layer is computed again backwards."""
+    plain_gradient, plain_hidden = plainly_run
+    gradient, hidden = with_dropout(tiny_bert, Bert(dropping, remat=remat, scan=scan))
     close(hidden, np.asarray(plain_hidden), 1e-6)
     assert jax.tree.structure(gradient) == jax.tree.structure(plain_gradient)
     for one, two in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain_gradient), strict=True):
         close(one, np.asarray(two), 1e-5)
+
+
+def test_layers_that_run_in_parts_drop_what_the_whole_stack_drops(tiny_bert: Any) -> None:
+    config = dataclasses.replace(tiny_bert.encoder.config, hidden_dropout=0.3, attention_dropout=0.0)
+
+    @jax.jit
+    def run(hidden: jax.Array) -> tuple[jax.Array, ...]:
+        def layers(hidden: jax.Array, first: int, last: int | None, **how: bool) -> jax.Array:
+            rngs, params = {"dropout": jax.random.key(1)}, {"params": tiny_bert.encoder.params}
+            mask, method = tiny_bert.mask, Bert.run_layers
+            return Bert(config, **how).apply(
+                params, hidden, mask, first, last, method=method, deterministic=False, rngs=rngs
+            )
+
+        middle = layers(hidden, 0, 1)
+        return layers(hidden, 0, None), *(layers(middle, 1, None, scan=scan) for scan in (False, True))
+
+    whole, *parts = run(tiny_bert.expected["hidden.0"])
+    assert np.abs(np.asarray(whole) - tiny_bert.expected["hidden.2"])[tiny_bert.real].max() > 0.1
+    for part in parts:
+        close(part, np.asarray(whole), 1e-6)
 
 
 def test_scan_initialises_the_same_tree_runs_parts_and_drops_out(tiny_bert: Any) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ltrec_jax import parallel, storage
-from ltrec_jax.encoder import shards
+from ltrec_jax.encoder import calls, shards
 from ltrec_jax.encoder.catalogue import encode_catalogue
 from ltrec_jax.encoder.shards import encode_to_disk, open_encoded
 from ltrec_jax.encoder.weights import Encoder, load_encoder
@@ -143,6 +143,65 @@ def test_good_shards_are_kept_and_bad_ones_made_again(
     assert written == [every[1], every[2], *every[4:]]
     assert 0 < made.texts < len(set(TEXTS))
     np.testing.assert_array_equal(made.vectors, expected)
+
+
+def test_a_run_goes_on_on_a_device_of_another_default(
+    encoder: Encoder, tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = np.array(encode(encoder, tmp_path / "whole").vectors)
+    every = list(written)
+    stopped_after(4, encoder, tmp_path / "out", monkeypatch)
+    monkeypatch.setattr(calls, "default_tokens_per_call", lambda policy: 64)
+    del written[:]
+    made = encode(encoder, tmp_path / "out")
+    assert written == every[4:]
+    np.testing.assert_allclose(made.vectors, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_size_of_calls_that_was_asked_for_is_kept_to(encoder: Encoder, tmp_path: Path) -> None:
+    encode(encoder, tmp_path / "out", tokens_per_call=96)
+    with pytest.raises(UserError, match="tokens per call 96 there, 128 here"):
+        encode(encoder, tmp_path / "out", tokens_per_call=128)
+    assert encode(encoder, tmp_path / "out").texts == 0
+    encode(encoder, tmp_path / "other")
+    with pytest.raises(UserError, match="tokens per call by default there, 128 here"):
+        encode(encoder, tmp_path / "other", tokens_per_call=128)
+
+
+def test_a_kill_before_the_first_manifest_leaves_a_place_to_encode_into(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        # Killed, it does not clean up: what `new_file` had written stays.
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            encode(encoder, out)
+    assert [entry.name for entry in out.iterdir() if ".tmp-" in entry.name]
+    assert not (out / "encode.json").exists()
+    (out / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="holds something else"):
+        encode(encoder, out)
+    (out / "letter.txt").unlink()
+    made = encode(encoder, out)
+    assert sorted(entry.name for entry in made.path.iterdir()) == ["encode.json", "ids.parquet", "vectors.npy"]
+
+
+def killed(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_kill_while_replacing_leaves_something_to_replace(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(encoder, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            encode(encoder, tmp_path / "out", policy="int8", replace=True)
+    assert not (tmp_path / "out" / "vectors.npy").exists()
+    assert encode(encoder, tmp_path / "out", policy="int8", replace=True).texts > 0
 
 
 def test_damaged_tokens_are_made_again(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,10 @@
 """Rows of ids and texts from a dataset, a file or a list, however they are cut into chunks."""
 
+import dataclasses
+import functools
 import gzip
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -53,6 +56,62 @@ def test_items_of_a_dataset_by_its_own_template(small_dataset, monkeypatch):
     titles = small_dataset.items["title"].tolist()
     assert rows(corpus.of(small_dataset)) == [(f"i{i}", f"the {title}") for i, title in enumerate(titles)]
     assert rows(corpus.of(small_dataset, "{title}"))[4] == ("i4", titles[4])
+
+
+@pytest.fixture
+def many_kinds(small_dataset, tmp_path):
+    """A dataset directory whose items have columns of every kind, with values missing."""
+    count = len(small_dataset.items)
+    gap = np.arange(count) % 5 == 0
+    items = small_dataset.items.assign(
+        year=pd.array(np.where(gap, None, 1990 + np.arange(count)), dtype="Int64"),
+        score=np.where(gap, np.nan, np.arange(count) / 4),
+        seen=np.where(gap, None, np.arange(count) % 2 == 0),
+        genres=[["a", "b"][: number % 3] for number in range(count)],
+        day=pd.to_datetime(np.where(gap, None, "2020-01-31")),
+        plot=np.where(gap, None, "so it goes."),
+    )
+    dataset = dataclasses.replace(small_dataset, items=items).save(tmp_path / "data")
+    return dataset, "{title} ({year}, {score}, {seen}). {genres}, {day}. {plot}"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_directory_gives_the_rows_of_its_dataset(many_kinds, monkeypatch, own):
+    dataset, template = many_kinds
+    monkeypatch.setattr(corpus, "_CHUNK", 7)
+    whole, streamed = (
+        source("" if own else template)
+        for source in (functools.partial(corpus.of, dataset), functools.partial(corpus.from_directory, dataset.path))
+    )
+    assert rows(streamed) == rows(whole)
+    assert rows(streamed) == rows(streamed)
+    assert len({text for _, text in rows(whole)}) > 60
+    for field in ("name", "fingerprint", "count"):
+        assert getattr(streamed, field) == getattr(whole, field)
+
+
+def test_a_directory_without_template_takes_the_datasets_columns(many_kinds, tmp_path):
+    dataset, _ = many_kinds
+    bare = dataclasses.replace(dataset, info={}).save(tmp_path / "bare")
+    assert rows(corpus.from_directory(bare.path)) == rows(corpus.of(bare))
+
+
+def test_directories_that_are_damaged(many_kinds, tmp_path):
+    dataset, _ = many_kinds
+    with pytest.raises(UserError, match="not a dataset directory"):
+        corpus.from_directory(tmp_path)
+    with pytest.raises(UserError, match="Did you mean 'title'"):
+        corpus.from_directory(dataset.path, "{titel}")
+    table = dataset.path / "items.parquet"
+    dataset.items[:-1].to_parquet(table)
+    with pytest.raises(UserError, match=r"items\.parquet is damaged: .* Prepare it again"):
+        corpus.from_directory(dataset.path)
+    table.write_bytes(table.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"Cannot read .*items\.parquet"):
+        corpus.from_directory(dataset.path)
+    table.unlink()
+    with pytest.raises(UserError, match=r"items\.parquet is missing"):
+        corpus.from_directory(dataset.path)
 
 
 def test_a_fingerprint_follows_ids_texts_and_prefix(csv, small_dataset):

@@ -83,6 +83,38 @@ def test_a_word_is_hidden_whole_or_not_at_all(vocabulary):
     assert len(apart) == 32
 
 
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_every_text_has_something_to_guess(texts, vocabulary, whole_words):
+    values, offsets = texts
+    (plain, before), (shown, chosen) = (
+        masked(texts, vocabulary, share=0.1, whole_words=whole_words, every_text=every) for every in (False, True)
+    )
+    text = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    words = np.bincount(text, values >= SPECIAL)
+    had, has = np.bincount(text, before), np.bincount(text, chosen)
+    np.testing.assert_array_equal(has > 0, words > 0)
+    assert ((had == 0) & (words > 0)).sum() > 200
+    assert not chosen[values < SPECIAL].any()
+    # Texts of which something was hidden are masked as without it, the others in one word.
+    kept = (had > 0)[text]
+    np.testing.assert_array_equal(shown[kept], plain[kept])
+    np.testing.assert_array_equal(chosen[kept], before[kept])
+    goes_on = (vocabulary.continues_V[values] & np.r_[False, values[:-1] >= SPECIAL]) & whole_words
+    assert set(np.bincount(text, chosen & ~goes_on)[(had == 0) & (words > 0)].tolist()) == {1.0}
+
+
+def test_the_word_that_must_be_hidden_is_any_of_the_text(vocabulary):
+    values, offsets = np.array([2, 10, 12, 11, 13, 18, 3], np.int32), np.array([0, 7])
+    counts = np.zeros(7)
+    for seed in range(600):
+        generator = np.random.default_rng(seed)
+        counts += corrupt(values, offsets, vocabulary, generator, share=1e-9, every_text=True)[1]
+    #             CLS  a  ##  b  c  ##  SEP
+    assert (counts > 0).tolist() == [False, True, True, True, True, True, False]
+    assert (np.abs(counts[[1, 3, 4]] - 200) < 60).all()
+    np.testing.assert_array_equal(counts[[1, 4]], counts[[2, 5]])
+
+
 def test_without_whole_words_pieces_part(texts, vocabulary):
     _, chosen = masked(texts, vocabulary, whole_words=False)
     goes_on = vocabulary.continues_V[texts[0]][1:] & (texts[0][:-1] >= SPECIAL)
@@ -91,8 +123,11 @@ def test_without_whole_words_pieces_part(texts, vocabulary):
 
 def test_no_texts_and_empty_texts(vocabulary):
     for offsets in ([0], [0, 0, 0]):
-        shown, chosen = corrupt(np.zeros(0, np.int32), np.array(offsets), vocabulary, np.random.default_rng(0))
-        assert len(shown) == len(chosen) == 0
+        for every in (False, True):
+            shown, chosen = corrupt(
+                np.zeros(0, np.int32), np.array(offsets), vocabulary, np.random.default_rng(0), every_text=every
+            )
+            assert len(shown) == len(chosen) == 0
 
 
 def engine_of(model, special=()):

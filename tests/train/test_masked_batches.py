@@ -92,3 +92,14 @@ def test_shapes_come_from_a_small_set_and_more_devices_than_texts_do_no_harm():
     assert few.token_ids.shape[0] == 8
     with pytest.raises(ValueError, match="outside an epoch"):
         made.batch(0, made.steps_per_epoch)
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_a_measured_epoch_asks_for_a_word_of_every_text(devices):
+    """Of texts of one word most are not masked by the share alone; the shapes hold what is masked beyond it."""
+    one_word = TokenStore(np.tile(np.array([2, 0, 3], np.int32), 40), np.arange(41) * 3)
+    one_word.values[1::3] = 5 + np.arange(40)
+    drawn, measured = (source(one_word, devices=devices, mask_share=0.01, every_text=every) for every in (False, True))
+    asked = [was for epoch in range(2) for _, was in answers(measured.batch(epoch, 0))]
+    assert sorted(asked) == sorted([*range(5, 45)] * 2)
+    assert len(answers(drawn.batch(0, 0))) < 10

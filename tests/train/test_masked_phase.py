@@ -184,6 +184,14 @@ def test_held_out_figures_are_those_of_the_batches_and_the_same_again(params, en
     np.testing.assert_allclose(found.pseudo_perplexity, np.exp(total / weight), rtol=1e-5)
 
 
+def test_a_source_that_hides_nothing_has_no_figures(params, encoder, make_source, monkeypatch):
+    source = make_source()
+    monkeypatch.setattr(source, "_mask_share", 0.0)
+    measure = masked_phase.make_held_out(source, 1, encoder.config, "float32", parallel.choose("jit"))
+    with pytest.raises(ValueError, match="no token of the held-out texts is masked"):
+        measure(params)
+
+
 @pytest.mark.slow
 def test_memory_and_compile_time_are_saved_without_another_step(tiny_encoder, make_source):
     encoder = load_encoder(tiny_encoder)

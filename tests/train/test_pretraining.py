@@ -12,11 +12,14 @@ import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache
 
 from ltrec_jax import parallel
+from ltrec_jax.commands.pretrain import _remarks, cold_items_table
 from ltrec_jax.encoder.mlm_files import load_head
 from ltrec_jax.encoder.weights import load_encoder
 from ltrec_jax.errors import StoppedError, UserError
+from ltrec_jax.text.masking import Maskable
+from ltrec_jax.text.store import TokenStore
 from ltrec_jax.text.tokenizer import load_tokenizer
-from ltrec_jax.train import tracking
+from ltrec_jax.train import pretrain_texts, pretraining, tracking
 from ltrec_jax.train.pretrain_config import PretrainConfig
 from ltrec_jax.train.pretraining import pretrain
 from ltrec_jax.train.tracking import JsonLines, read_rows
@@ -175,6 +178,30 @@ def test_cold_items_with_and_without(small_dataset, config, tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_cold_items_from_scratch_have_no_original(small_dataset, config, tmp_path):
+    settings = dataclasses.replace(
+        config, from_scratch=True, layers=1, hidden_size=16, heads=2, vocabulary=120, epochs=1
+    )
+    report = pretrain(small_dataset, settings, tmp_path / "run", cold=True).report
+    cold = report["cold_items"]
+    assert cold["pretrained"]["rmse"]["value"] > 0
+    assert cold["original"] is None
+    assert cold["difference"] is None
+    assert cold_items_table(cold).row_count == 1
+    assert "no original encoder" in " ".join(_remarks(report))
+
+
+def test_texts_without_a_word_are_found(monkeypatch):
+    monkeypatch.setattr(pretrain_texts, "_TOKENS_AT_ONCE", 3)
+    special = np.arange(10) < 5
+    for rows in ([], [[]], [[], [2, 3], [], [2, 7, 3], [8], [2], [], [9, 9]], [[2, 5, 3], []]):
+        offsets = np.cumsum([0, *map(len, rows)])
+        store = TokenStore(np.array([token for row in rows for token in row], np.int32), offsets)
+        found = pretrain_texts._with_words(store, Maskable(4, special, np.zeros(10, bool)))
+        assert found.tolist() == [any(token >= 5 for token in row) for row in rows]
+
+
 def test_held_out_texts_are_those_of_no_other_part(texts, config, tmp_path):
     from ltrec_jax.text import corpus
     from ltrec_jax.train.pretrain_texts import read_texts
@@ -190,6 +217,25 @@ def test_held_out_texts_are_those_of_no_other_part(texts, config, tmp_path):
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(set(texts))
     assert abs(len(parts[0]) / len(set(texts)) - 0.8) < 0.02
     assert found.rows == 2 * len(texts) + 2
+
+
+@pytest.mark.slow
+def test_one_text_of_one_word_is_held_out_and_measured(texts, config, tmp_path):
+    """With a share of 0.01 it would be masked in none of the ways, and the loss be that of no token at all."""
+    words = sorted({word for text in texts for word in text.split()})
+    settings = dataclasses.replace(config, held_out=0.18, mask_share=0.01, epochs=1)
+    made = pretrain(words, settings, tmp_path / "run")
+    assert made.report["texts"]["held_out"] == made.report["texts"]["validation"] == 1
+    for figures in made.report["held_out"].values():
+        assert figures["masked_tokens"] == 4
+        assert figures["loss"] > 0
+    validated = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "validation_loss" in row]
+    assert all(row["validation_loss"] > 0 for row in validated)
+
+
+@pytest.mark.parametrize(("loss", "other", "share"), [(1.0, 4.0, 0.75), (0.0, 0.0, 0.0), (2.0, 1.0, -1.0)])
+def test_nothing_is_below_no_loss_at_all(loss, other, share):
+    assert pretraining._share_below(loss, other) == share
 
 
 @pytest.mark.parametrize(

@@ -42,19 +42,24 @@ def load(name: str, *, cache: Path | None = None, offline: bool | None = None) -
     `cache` is where prepared datasets are kept (default: `datasets/` in the cache directory). An unknown name is a
     `UserError` that suggests the nearest; so are unreachable files, a bad row (with file and line) and wrong counts.
     """
+    return _open(locate(name, cache=cache, offline=offline), find(name))
+
+
+def locate(name: str, *, cache: Path | None = None, offline: bool | None = None) -> Path:
+    """The dataset directory of what `load` opens, made if it is not there yet."""
     source = find(name)
     folder = storage.cache_directory() / "datasets" if cache is None else Path(cache)
     places = {variant.artifact.name: folder / f"{source.name}-{_key(variant)}" for variant in source.variants}
     for place in places.values():
         if place.is_dir():
-            return _open(place, source)
+            return place
     artifact, files = fetch.fetch_any([variant.artifact for variant in source.variants], offline=offline)
     variant = next(variant for variant in source.variants if variant.artifact is artifact)
     place = places[artifact.name]
     with storage.lock(folder / f".{place.name}.lock"):
         if not place.is_dir():
-            return read(source, variant, files).save(place)
-    return _open(place, source)
+            read(source, variant, files).save(place)
+    return place
 
 
 def find(name: str) -> Source:
