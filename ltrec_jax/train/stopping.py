@@ -35,13 +35,14 @@ class _Interrupt(Stop):
 
     def __init__(self, asked: str, told: str) -> None:
         super().__init__(asked)
-        self.told = told
+        # Asked here: JAX may be holding a lock when a signal comes.
+        self.told, self.alone = told, processes.number() == 1
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         first = not self.asked
         super().__call__(number, frame)
         # Several processes must stop at one point, or those that go on wait for the others for ever.
-        if first and processes.number() == 1 and not _renames(frame):
+        if first and self.alone and not _renames(frame):
             # Not an exception that a library may take for a failure of its own.
             raise KeyboardInterrupt
 
