@@ -70,7 +70,7 @@ class ModelConfig:
     gate_count: Annotated[float, Doc("c of the gate n / (n + c): interactions until behaviour weighs half")] = 20.0
     embedding_dropout: Annotated[float, Doc("share of the D products p_u * q_i dropped in training")] = 0.6
     user_l2: Annotated[
-        float, Doc("lambda of |p_u|^2 (of what p_u has beside a text), added to every pair's squared error")
+        float, Doc("lambda of |p_u|^2 (of each part, where a text gives one), added to every pair's squared error")
     ] = 0.8
     item_l2: Annotated[float, Doc("lambda of |v_i|^2, likewise")] = 0.005
     bias_l2: Annotated[float, Doc("lambda of b_u^2 and of the item's bias residual, likewise")] = 0.03

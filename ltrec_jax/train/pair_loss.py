@@ -67,17 +67,18 @@ def batch_users(
     batch: Batch,
     key: jax.Array,
     axis: str | None,
-) -> jax.Array:
-    """[p_u | b_u] of the pairs of a batch, [P, D + 1]: the users' rows, beside their texts where they have some."""
+) -> tuple[jax.Array, jax.Array | None]:
+    """[p_u | b_u] of the pairs of a batch, [P, D + 1], and what of it their users' texts say (None: they have none)."""
     if batch.user_texts is None:
-        return rows["users"]
+        return rows["users"], None
     assert pooled_users is not None
     words = None if "words" not in rows else rows["words"][batch.token_ids.size :]  # type: ignore[union-attr]
     pooled = pooled_users(params, batch.user_texts, words, jax.random.fold_in(key, _USERS))
     anchor, text_bias = head.apply({"params": params["user_head"]}, pooled)
     # A text is encoded on one device; its users have pairs on all.
     placed = parallel.gather_over_devices(two_tower.user_rows(anchor, text_bias), axis)
-    return placed[batch.pair_text] + rows["users"]
+    of_texts = placed[batch.pair_text]
+    return of_texts + rows["users"], of_texts
 
 
 def make_pair_loss(
@@ -94,7 +95,7 @@ def make_pair_loss(
         1/w sum_p [ w_p (s_p - y_p)^2 + user_l2 |p_u|^2 + item_l2 |v_i|^2 + bias_l2 (b_u^2 + c_i^2) ]
 
     Weights (of mean 1) are for the errors alone. It reports `squared_error`, the sum without the penalties. Where users
-    have texts (`pooled_users`), what is penalised is not p_u and b_u but their rows, what they have beside the texts.
+    have texts (`pooled_users`), p_u is a sum of two parts, and each is penalised (`penalty`).
     """
 
     def loss(
@@ -102,22 +103,34 @@ def make_pair_loss(
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         text_key, keep_key = jax.random.split(key)
         q_KxD, b_K = batch_items(pooled_texts, head, params, rows, batch, text_key)
-        user_rows = batch_users(pooled_users, head, params, rows, batch, text_key, axis)
+        user_rows, of_texts = batch_users(pooled_users, head, params, rows, batch, text_key, axis)
         keep = keep_products(keep_key, batch, q_KxD.shape[1], model.embedding_dropout)
         scores = two_tower.pair_scores(
             params["head"]["mu"], user_rows, q_KxD[batch.pair_item], b_K[batch.pair_item], keep
         )
         error, _ = objective(scores, batch.target, weights=batch.weight)
-        return error + penalty(rows["users"], rows["items"], batch, model), {"squared_error": error}
+        cost = penalty(rows["users"], rows["items"], batch, model, of_texts)
+        return error + cost, {"squared_error": error}
 
     return loss
 
 
-def penalty(user_rows: jax.Array, item_rows: jax.Array, batch: Batch, model: ModelConfig) -> jax.Array:
-    """The penalties of the rows [P, D + 1] and [K, D + 1], summed over the pairs of a batch, whatever they weigh."""
+def penalty(
+    user_rows: jax.Array, item_rows: jax.Array, batch: Batch, model: ModelConfig, user_texts: jax.Array | None = None
+) -> jax.Array:
+    """The penalties of the rows [P, D + 1] and [K, D + 1], summed over the pairs of a batch, whatever they weigh.
+
+    What texts say of users, `user_texts` [P, D + 1], costs as much as what users have beside it: profile texts are
+    nearly as many as users, and W_u would learn each user by heart. RMSE of cold users of MovieLens-100K (head phase,
+    validation, one seed): 1.035 with free texts, 1.019 so, 1.021 without texts.
+    """
     real_P = (jnp.asarray(batch.weight) > 0).astype(jnp.float32)
     pairs_K = jax.ops.segment_sum(real_P, batch.pair_item, num_segments=item_rows.shape[0])
-    per_user = model.user_l2 * jnp.sum(user_rows[:, :-1] ** 2, axis=-1) + model.bias_l2 * user_rows[:, -1] ** 2
+
+    def of_users(rows: jax.Array) -> jax.Array:
+        return model.user_l2 * jnp.sum(rows[:, :-1] ** 2, axis=-1) + model.bias_l2 * rows[:, -1] ** 2
+
+    per_user = of_users(user_rows) if user_texts is None else of_users(user_rows) + of_users(user_texts)
     per_item = model.item_l2 * jnp.sum(item_rows[:, :-1] ** 2, axis=-1) + model.bias_l2 * item_rows[:, -1] ** 2
     return jnp.sum(real_P * per_user) + jnp.sum(pairs_K * per_item)
 

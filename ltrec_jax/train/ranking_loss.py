@@ -61,13 +61,14 @@ def make_ranking_loss(
         q_KxD, b_K = batch_items(pooled_texts, head, params, rows, batch, text_key)
         q_CxD, corrected_C, item_C = parallel.gather_over_devices((q_KxD, b_K - batch.log_q, batch.item), axis)
         own_P = jnp.asarray(batch.pair_item) + (0 if axis is None else parallel.device_index(axis) * b_K.shape[0])
-        p_PxD = batch_users(pooled_users, head, params, rows, batch, text_key, axis)[:, :-1]
+        user_rows, of_texts = batch_users(pooled_users, head, params, rows, batch, text_key, axis)
+        p_PxD = user_rows[:, :-1]
         keep_PxD = keep_products(keep_key, batch, p_PxD.shape[1], model.embedding_dropout)
         scores_PxC = (p_PxD if keep_PxD is None else p_PxD * keep_PxD) @ q_CxD.T + corrected_C[None, :]
         again_PxC = (item_C[own_P][:, None] == item_C[None, :]) & (own_P[:, None] != jnp.arange(len(item_C))[None, :])
         scores_PxC = jnp.where(again_PxC | (item_C == num_items)[None, :], -jnp.inf, scores_PxC)
         found = compare(scores_PxC, own_P, jnp.asarray(batch.weight))
-        return found + penalty(rows["users"], rows["items"], batch, model), {"loss": found}
+        return found + penalty(rows["users"], rows["items"], batch, model, of_texts), {"loss": found}
 
     return loss
 
