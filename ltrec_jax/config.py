@@ -24,6 +24,7 @@ Decay = Literal["cosine", "linear", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
 PairObjective = Literal["squared_error", "softmax", "bpr"]
 AttentionKernel = Literal["xla", "cudnn"]
+Propensity = Literal["popularity", "naive_bayes"]
 TableRule = Literal["lazy_adam", "sparse_adam", "rowwise_adagrad", "dense_adam"]
 Posterior = Literal["vb", "gibbs"]
 
@@ -83,6 +84,13 @@ class TrainConfig:
     patience: Annotated[int, Doc("stop after this many evaluations without a better validation error; 0: never")] = 5
     batch_pairs: Annotated[int, Doc("rating pairs per global batch, about")] = 2048
     batch_items: Annotated[int, Doc("texts encoded per global batch at most; each of them once")] = 128
+    propensity: Annotated[
+        Propensity,
+        Doc(
+            "errors are weighed by the item's popularity (propensity_power), or by naive_bayes: how likely a rating of "
+            "that value is observed (Schnabel et al. 2016; all items count alike in its marginal)"
+        ),
+    ] = "popularity"
     propensity_power: Annotated[float, Doc("rho: errors of an item's pairs weigh n_i^-rho, of mean 1; 0: alike")] = 0.0
     propensity_clip: Annotated[float, Doc("such weights are at most this many times the smallest; 0: no bound")] = 10.0
     pairs_per_item: Annotated[int, Doc("at most this many ratings of an item ride on one encoding of its text")] = 512
@@ -314,6 +322,15 @@ def _check(config: Config) -> None:
         raise UserError(f"Setting bayes.burn_in ({bayes.burn_in}) must be below bayes.sweeps ({bayes.sweeps}).")
     if 0 < train.propensity_clip < 1:
         raise UserError(f"Setting train.propensity_clip must be at least 1, or 0, not {train.propensity_clip}.")
+    if train.propensity == "naive_bayes" and not train.predicts_ratings:
+        raise UserError(
+            "Setting train.propensity = naive_bayes weighs ratings by their value, and the objective "
+            f"{train.objective} learns from likes, which are all alike: take popularity."
+        )
+    if train.propensity == "naive_bayes" and train.propensity_power:
+        raise UserError(
+            "Setting train.propensity_power belongs to train.propensity = popularity: leave it 0 under naive_bayes."
+        )
     if not train.predicts_ratings and not (
         schedule.steps == "gradient" or (schedule.steps == "solve_tune_solve" and schedule.tune_on == "pairs")
     ):

@@ -6,9 +6,9 @@ table trained by gradient (`config.ModelConfig`) that is
     sum_i w_i [ (r_i - mu - b_i - <p, q_i> - b)^2 + delta sum_d p_d^2 q_id^2 ] + n (user_l2 |p|^2 + bias_l2 b^2)
 
 where delta = dropout / (1 - dropout) is what dropping a share of the products adds in the mean, w_i the propensity
-weight of the item (1 without) and n the number of events. A known user moves from the trained u0 by minimising the same
-sum over the new events plus (u - u0)^T A0 (u - u0), A0 the left side of the user's training events: recursive least
-squares, one solve per event. Out of scope: objectives that only rank (`ranking_users`).
+weight of the item or of the rating's value (1 without) and n the number of events. A known user moves from the trained
+u0 by minimising the same sum over the new events plus (u - u0)^T A0 (u - u0), A0 the left side of the user's training
+events: recursive least squares, one solve per event. Out of scope: objectives that only rank (`ranking_users`).
 """
 
 import dataclasses
@@ -26,8 +26,9 @@ class FoldIn:
 
     Without events u = mean with this precision. Where ratings are not `explicit`, those from `positive_rating` on are
     events, and the others none. An event with design row x ([1 | q_i] or q_i), target t (r - mu - b_i, or 1 where
-    ratings are not `explicit`) and its item's weight w adds w x x^T + diag(ridge + w spread x^2) [+ w C_i] on the left
-    and w t x [- w e_i] on the right. C_i and e_i are an uncertain item's covariance and its part with the bias.
+    ratings are not `explicit`) and its weight w adds w x x^T + diag(ridge + w spread x^2) [+ w C_i] on the left and
+    w t x [- w e_i] on the right. C_i and e_i are an uncertain item's covariance and its part with the bias. w is the
+    item's in `weight_I` times, with `rating_weights` (values ascending, their weights), that of the nearest value.
     """
 
     explicit: bool
@@ -40,6 +41,7 @@ class FoldIn:
     cross: np.ndarray | None = None
     positive_rating: float = 0.0
     mu: float = 0.0
+    rating_weights: tuple[np.ndarray, np.ndarray] | None = None
 
     def fresh(self) -> "Row":
         """Somebody without events."""
@@ -48,7 +50,7 @@ class FoldIn:
     def known(self, trained: Events, vector_D: np.ndarray, bias: float) -> "Row":
         """A user of the training, who stands at u0 = [bias | vector] until something new is known."""
         events = trained.where(self.counts(trained.ratings))
-        matrix = self.precision + self.left(events.numbers, self.design(events.vectors))
+        matrix = self.precision + self.left(events)
         solution = np.asarray(vector_D, np.float64)
         return Row(self, matrix, matrix @ (np.insert(solution, 0, bias) if self.explicit else solution))
 
@@ -67,16 +69,21 @@ class FoldIn:
         q_NxD = np.asarray(q_NxD, np.float64)
         return np.insert(q_NxD, 0, 1.0, axis=1) if self.explicit else q_NxD
 
-    def weights(self, numbers: np.ndarray) -> np.ndarray:
-        """Of events with these items; a later item weighs as much as the rarest known one."""
-        numbers = np.asarray(numbers)
+    def weights(self, events: Events) -> np.ndarray:
+        """Of events, float64 [N]; one with a later item weighs as much as one with the rarest known item."""
+        numbers = np.asarray(events.numbers)
         known = numbers < len(self.weight_I)
         most = float(self.weight_I.max(initial=1.0))
-        return np.where(known, self.weight_I[np.where(known, numbers, 0)] if len(self.weight_I) else most, most)
+        weight_N = np.where(known, self.weight_I[np.where(known, numbers, 0)] if len(self.weight_I) else most, most)
+        if self.rating_weights is None:
+            return weight_N
+        values_V, weight_V = self.rating_weights
+        between_V = (values_V[1:] + values_V[:-1]) / 2
+        return weight_N * weight_V[np.searchsorted(between_V, events.ratings)]
 
-    def left(self, numbers: np.ndarray, x_NxD: np.ndarray) -> np.ndarray:
+    def left(self, events: Events) -> np.ndarray:
         """What N events add to the left side, [D', D']."""
-        weight_N = self.weights(numbers)
+        weight_N, x_NxD, numbers = self.weights(events), self.design(events.vectors), np.asarray(events.numbers)
         matrix = (x_NxD * weight_N[:, None]).T @ x_NxD
         matrix[np.diag_indices_from(matrix)] += len(x_NxD) * self.ridge + self.spread * (weight_N @ x_NxD**2)
         known = numbers < len(self.weight_I)
@@ -84,10 +91,10 @@ class FoldIn:
             matrix += np.einsum("n,nde->de", weight_N[known], np.asarray(self.covariance, np.float64)[numbers[known]])
         return matrix
 
-    def right(self, numbers: np.ndarray, x_NxD: np.ndarray, target_N: np.ndarray) -> np.ndarray:
+    def right(self, events: Events) -> np.ndarray:
         """What N events add to the right side, [D']."""
-        weight_N = self.weights(numbers)
-        row = x_NxD.T @ (weight_N * target_N)
+        weight_N, numbers = self.weights(events), np.asarray(events.numbers)
+        row = self.design(events.vectors).T @ (weight_N * self.targets(events))
         known = numbers < len(self.weight_I)
         if self.cross is not None and known.any():
             row -= weight_N[known] @ np.asarray(self.cross, np.float64)[numbers[known]]
@@ -110,11 +117,10 @@ class Row:
         """One item that was rated `before` is rated anew."""
         old = dataclasses.replace(event, ratings=np.array([before]))
         (now,), (then,) = self.rule.counts(event.ratings), self.rule.counts(old.ratings)
-        if now and then:
-            difference_1 = self.rule.targets(event) - self.rule.targets(old)
-            self.right += (self.rule.weights(event.numbers) * difference_1) @ self.rule.design(event.vectors)
-        elif now != then:
-            self._add(event, 1.0 if now else -1.0)
+        if then:
+            self._add(old, -1.0)
+        if now:
+            self._add(event, 1.0)
 
     def solve(self) -> tuple[np.ndarray, float]:
         """(vector, bias) of A u = c; a direction that no event and no penalty speaks of stays at zero."""
@@ -125,9 +131,8 @@ class Row:
         return (solution[1:], float(solution[0])) if self.rule.explicit else (solution, 0.0)
 
     def _add(self, events: Events, sign: float) -> None:
-        x_NxD = self.rule.design(events.vectors)
-        self.matrix += sign * self.rule.left(events.numbers, x_NxD)
-        self.right += sign * self.rule.right(events.numbers, x_NxD, self.rule.targets(events))
+        self.matrix += sign * self.rule.left(events)
+        self.right += sign * self.rule.right(events)
 
 
 def of_bundle(bundle: Bundle) -> FoldIn:
@@ -150,6 +155,7 @@ def of_bundle(bundle: Bundle) -> FoldIn:
     width = bundle.vectors.item_vectors.shape[1]
     delta = model.embedding_dropout / (1.0 - model.embedding_dropout)
     weight_I = popularity_weights(bundle.counts, train.propensity_power, clip=train.propensity_clip)
+    by_rating = bundle.about.get("rating_weights")
     return FoldIn(
         explicit=True,
         precision=np.zeros((width + 1, width + 1)),
@@ -159,4 +165,5 @@ def of_bundle(bundle: Bundle) -> FoldIn:
         spread=np.r_[0.0, np.full(width, delta)],
         positive_rating=bundle.positive_rating,
         mu=bundle.vectors.mu,
+        rating_weights=None if by_rating is None else (np.asarray(by_rating[0]), np.asarray(by_rating[1])),
     )

@@ -28,6 +28,9 @@ _PRIMES = np.array(
 )
 _SAMPLED_STEPS, _SAMPLED_EPOCHS = 256, 8
 
+Weights = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(item [P], rating [P]) of pairs -> what their errors weigh, float [P]."""
+
 
 class Source(Protocol):
     """Batches of some units (texts, or items with their pairs) as the loop sees them: a pure function of the step.
@@ -101,10 +104,10 @@ class BatchSource:
         share: slice = slice(None),
         seed: int = 0,
         hidden: HiddenStates | None = None,
-        weight_I: np.ndarray | None = None,
+        weights: Weights | None = None,
         with_log_q: bool = False,
     ) -> None:
-        """`weight_I` float32 [I] weighs the pairs of each item (None: all alike)."""
+        """`weights` weighs pairs (None: all alike)."""
         if len(rows) == 0:
             raise ValueError("the training part of the split is empty")
         # Columns may be memory-mapped: only the row numbers, sorted by item, are kept in memory.
@@ -117,7 +120,7 @@ class BatchSource:
         self._start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._items = np.flatnonzero(counts).astype(np.int32)
         self._chunks = -(-counts[self._items] // pairs_per_item)
-        self._gate, self._tokens, self._hidden, self._weight = gate_I, tokens, hidden, weight_I
+        self._gate, self._tokens, self._hidden, self._weights = gate_I, tokens, hidden, weights
         self._lengths = None if tokens is None else np.asarray(tokens.lengths)
         self._num_users, self._num_items = num_users, num_items
         self._pairs_per_item, self._row_length, self._pad_id = pairs_per_item, row_length, pad_id
@@ -210,7 +213,11 @@ class BatchSource:
     ) -> Batch:
         rows = self._rows[units.pairs[pairs]]
         log_q = None if self._log_q is None else padded(self._log_q[units.item[part]], self._slots, 0.0)
-        weight = np.ones(len(rows), np.float32) if self._weight is None else self._weight[units.item[owner[pairs]]]
+        ratings = self._interactions.rating[rows]
+        if self._weights is None:
+            weight = np.ones(len(rows), np.float32)
+        else:
+            weight = self._weights(units.item[owner[pairs]], ratings).astype(np.float32)
         items = padded(units.item[part], self._slots, self._num_items)
         gate = padded(self._gate[units.item[part]].astype(np.float32), self._slots, 0.0)
         token_ids = token_slot = token_position = hidden = None
@@ -227,7 +234,7 @@ class BatchSource:
             gate=gate,
             pair_user=padded(self._interactions.user[rows], pair_capacity, self._num_users),
             pair_item=padded((owner[pairs] // self._parts).astype(np.int32), pair_capacity, 0),
-            target=padded(self._interactions.rating[rows], pair_capacity, 0.0),
+            target=padded(ratings, pair_capacity, 0.0),
             weight=padded(weight, pair_capacity, 0.0),
             token_ids=token_ids,
             token_slot=token_slot,
