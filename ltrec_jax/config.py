@@ -22,7 +22,7 @@ TuneOn = Literal["items", "pairs"]
 Goal = Literal["explicit", "whole_data"]
 Decay = Literal["cosine", "linear", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
-PairObjective = Literal["squared_error", "softmax", "bpr"]
+PairObjective = Literal["auto", "squared_error", "whole_data", "softmax", "bpr"]
 AttentionKernel = Literal["xla", "cudnn"]
 Propensity = Literal["popularity", "naive_bayes"]
 TableRule = Literal["lazy_adam", "sparse_adam", "rowwise_adagrad", "dense_adam"]
@@ -76,8 +76,12 @@ class TrainConfig:
     """Fine-tuning by gradient."""
 
     objective: Annotated[
-        PairObjective, Doc("squared_error of ratings; softmax, bpr: rank the positive ones above the others in a batch")
-    ] = "squared_error"
+        PairObjective,
+        Doc(
+            "squared_error of ratings; whole_data: positive ones against 1, all pairs against 0; softmax, bpr: "
+            "positive ones above others in a batch; auto: squared_error, between solves of whole_data that objective"
+        ),
+    ] = "auto"
     trainable: Annotated[str, Doc("part of the encoder that learns: all, top:N, bias (BitFit), none")] = "all"
     head_epochs: Annotated[int, Doc("epochs before that on the head alone, over frozen text vectors")] = 30
     epochs: Annotated[int, Doc("epochs at most with the encoder; early stopping may end before")] = 4
@@ -137,7 +141,7 @@ class TrainConfig:
     @property
     def predicts_ratings(self) -> bool:
         """Whether the scores of a model trained so are on the rating scale."""
-        return self.objective == "squared_error"
+        return self.objective in ("auto", "squared_error")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +226,13 @@ class Config:
     def __post_init__(self) -> None:
         _check(self)
 
+    @property
+    def solves_on_pairs(self) -> bool:
+        """Whether pairs are fine-tuned on, between solves of whole_data, under the objective of those solves."""
+        schedule = self.schedule
+        between = schedule.steps == "solve_tune_solve" and schedule.tune_on == "pairs"
+        return between and schedule.goal == "whole_data" and self.train.objective == "auto"
+
 
 def from_dict(values: Mapping[str, Any]) -> Config:
     """A config from nested plain values (`plain_settings.from_dict`)."""
@@ -240,6 +251,8 @@ def from_toml(text: str, source: str = "configuration") -> Config:
 def _check(config: Config) -> None:
     data, model, train = config.data, config.model, config.train
     schedule, whole_data, bayes = config.schedule, config.whole_data, config.bayes
+    by_likes = config.solves_on_pairs or not train.predicts_ratings
+    objective = "whole_data" if config.solves_on_pairs else train.objective
     if config.seed < 0:
         raise UserError(f"Setting seed must be at least 0, not {config.seed}.")
     positive = {
@@ -322,10 +335,10 @@ def _check(config: Config) -> None:
         raise UserError(f"Setting bayes.burn_in ({bayes.burn_in}) must be below bayes.sweeps ({bayes.sweeps}).")
     if 0 < train.propensity_clip < 1:
         raise UserError(f"Setting train.propensity_clip must be at least 1, or 0, not {train.propensity_clip}.")
-    if train.propensity == "naive_bayes" and not train.predicts_ratings:
+    if train.propensity == "naive_bayes" and by_likes:
         raise UserError(
             "Setting train.propensity = naive_bayes weighs ratings by their value, and the objective "
-            f"{train.objective} learns from likes, which are all alike: take popularity."
+            f"{objective} learns from likes, which are all alike: take popularity."
         )
     if train.propensity == "naive_bayes" and train.propensity_power:
         raise UserError(
@@ -337,10 +350,10 @@ def _check(config: Config) -> None:
         raise UserError(
             f"Setting train.objective = {train.objective} is for training by gradient: set schedule.steps to gradient."
         )
-    if train.accumulate > 1 and not train.predicts_ratings:
+    if train.accumulate > 1 and by_likes:
         raise UserError(
-            f"Setting train.accumulate must be 1 under the objective {train.objective}, which compares a pair with all "
-            "items of its batch."
+            f"Setting train.accumulate must be 1 under the objective {objective}, which compares a pair with all items "
+            "of its batch."
         )
     if data.user_template and (schedule.steps == "gradient" or schedule.goal != "explicit"):
         raise UserError(

@@ -29,7 +29,7 @@ class Profile:
 
 def rule_of(bundle: Bundle) -> UserRule:
     """The rule under which the bundle's user table was trained."""
-    ranks = bundle.prior is None and not bundle.config.train.predicts_ratings
+    ranks = bundle.prior is None and bundle.config.train.objective in ("softmax", "bpr")
     return ranking_users.of_bundle(bundle) if ranks else squared_users.of_bundle(bundle)
 
 

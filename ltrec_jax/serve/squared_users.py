@@ -8,7 +8,9 @@ table trained by gradient (`config.ModelConfig`) that is
 where delta = dropout / (1 - dropout) is what dropping a share of the products adds in the mean, w_i the propensity
 weight of the item or of the rating's value (1 without) and n the number of events. A known user moves from the trained
 u0 by minimising the same sum over the new events plus (u - u0)^T A0 (u - u0), A0 the left side of the user's training
-events: recursive least squares, one solve per event. Out of scope: objectives that only rank (`ranking_users`).
+events: recursive least squares, one solve per event. With `train.objective` whole_data events are likes, r - mu is 1,
+there is no b, and a0 sum_i [(b_i + <p, q_i>)^2 + delta sum_d p_d^2 q_id^2] over all items with likes is added. Out of
+scope: objectives that only rank (`ranking_users`).
 """
 
 import dataclasses
@@ -25,10 +27,10 @@ class FoldIn:
     """What training minimises in one user's row u, [b | p] or p alone: a prior and the user's events.
 
     Without events u = mean with this precision. Where ratings are not `explicit`, those from `positive_rating` on are
-    events, and the others none. An event with design row x ([1 | q_i] or q_i), target t (r - mu - b_i, or 1 where
-    ratings are not `explicit`) and its weight w adds w x x^T + diag(ridge + w spread x^2) [+ w C_i] on the left and
-    w t x [- w e_i] on the right. C_i and e_i are an uncertain item's covariance and its part with the bias. w is the
-    item's in `weight_I` times, with `rating_weights` (values ascending, their weights), that of the nearest value.
+    events, and the others none. An event with design row x ([1 | q_i] or q_i), target t (r - mu - b_i, or 1 - b_i
+    where ratings are not `explicit`) and its weight w adds w x x^T + diag(ridge + w spread x^2) [+ w C_i] on the left
+    and w t x [- w e_i] on the right. C_i and e_i are an uncertain item's covariance and its part with the bias. w is
+    the item's in `weight_I` times, with `rating_weights` (values ascending, their weights), the nearest value's.
     """
 
     explicit: bool
@@ -61,7 +63,7 @@ class FoldIn:
     def targets(self, events: Events) -> np.ndarray:
         """t of events [N], float64."""
         if not self.explicit:
-            return np.ones(len(events.numbers))
+            return 1.0 - np.asarray(events.biases, np.float64)
         return np.asarray(events.ratings, np.float64) - self.mu - events.biases
 
     def design(self, q_NxD: np.ndarray) -> np.ndarray:
@@ -151,6 +153,8 @@ def of_bundle(bundle: Bundle) -> FoldIn:
             positive_rating=bundle.positive_rating,
             mu=bundle.vectors.mu,
         )
+    if bundle.config.train.objective == "whole_data":
+        return _of_whole_data(bundle)
     model, train = bundle.config.model, bundle.config.train
     width = bundle.vectors.item_vectors.shape[1]
     delta = model.embedding_dropout / (1.0 - model.embedding_dropout)
@@ -166,4 +170,27 @@ def of_bundle(bundle: Bundle) -> FoldIn:
         positive_rating=bundle.positive_rating,
         mu=bundle.vectors.mu,
         rating_weights=None if by_rating is None else (np.asarray(by_rating[0]), np.asarray(by_rating[1])),
+    )
+
+
+def _of_whole_data(bundle: Bundle) -> FoldIn:
+    model, train, vectors = bundle.config.model, bundle.config.train, bundle.vectors
+    liked = bundle.history.items[bundle.history.ratings >= bundle.positive_rating]
+    counts_I = np.bincount(liked, minlength=bundle.num_items)
+    warm, width = counts_I > 0, vectors.item_vectors.shape[1]
+    q_WxD = np.asarray(vectors.item_vectors[warm], np.float64)
+    a0, delta = bundle.config.whole_data.unobserved_weight, model.embedding_dropout / (1.0 - model.embedding_dropout)
+    gramian_DxD = q_WxD.T @ q_WxD
+    precision = a0 * (gramian_DxD + delta * np.diag(np.diag(gramian_DxD)))
+    pull_D = -a0 * q_WxD.T @ np.asarray(vectors.item_biases[warm], np.float64)
+    weight_I = popularity_weights(counts_I, train.propensity_power, clip=train.propensity_clip)
+    return FoldIn(
+        explicit=False,
+        precision=precision,
+        mean=np.linalg.lstsq(precision, pull_D, rcond=None)[0],
+        weight_I=np.where(warm, weight_I, weight_I.max(initial=1.0)),
+        ridge=np.full(width, model.user_l2),
+        spread=np.full(width, delta),
+        positive_rating=bundle.positive_rating,
+        mu=vectors.mu,
     )

@@ -57,7 +57,8 @@ class Batch(NamedTuple):
     pair_item int32[P] (slot 0..K-1), target float32[P], weight float32[P] (0 = padding), and the packed texts
     token_ids, token_slot (K = padding), token_position int32[R, L], or None where no text is encoded. `hidden`
     [R, L, E]: what leaves the frozen layers, or None where all layers are run. `log_q` float32[K]: log of the number of
-    slots that the item has in a batch on average, or None where nothing is compared with it.
+    slots that the item has in a batch on average, and `user_share` float32[P]: 1 / the pairs of the user in an epoch
+    (0 = padding), or None where nothing is compared with them.
     """
 
     item: np.ndarray
@@ -71,6 +72,7 @@ class Batch(NamedTuple):
     token_position: np.ndarray | None
     hidden: np.ndarray | None = None
     log_q: np.ndarray | None = None
+    user_share: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +137,7 @@ class BatchSource:
         if with_log_q:
             self._log_q = np.zeros(num_items, np.float32)
             self._log_q[self._items] = np.log(self._chunks / self.steps_per_epoch)
+        self._user_counts = np.bincount(interactions.user[rows], minlength=num_users) if with_log_q else None
         slots = -(-self.units_per_epoch // self.steps_per_epoch)
         self._parts = devices * accumulate
         self._slots = -(-slots // self._parts)
@@ -149,6 +152,13 @@ class BatchSource:
     def lengths_per_epoch(self) -> np.ndarray:
         """Tokens of each text that an epoch encodes, int64 [units]; none where no text is encoded."""
         return np.zeros(0, np.int64) if self._lengths is None else np.repeat(self._lengths[self._items], self._chunks)
+
+    @property
+    def others(self) -> float:
+        """1 / how often two units meet in a batch, as a multiple of how often they would if each were dealt by itself:
+        (n - 1) / (n - steps) for n units an epoch. 1 where no two ever meet."""
+        n, steps = self.units_per_epoch, self.steps_per_epoch
+        return (n - 1) / (n - steps) if n > steps else 1.0
 
     def units(self, epoch: int, step: int) -> Units:
         """The units of a global batch, the same on any number of devices.
@@ -218,6 +228,10 @@ class BatchSource:
             weight = np.ones(len(rows), np.float32)
         else:
             weight = self._weights(units.item[owner[pairs]], ratings).astype(np.float32)
+        users = self._interactions.user[rows]
+        share = None
+        if self._user_counts is not None:
+            share = padded((1.0 / self._user_counts[users]).astype(np.float32), pair_capacity, 0.0)
         items = padded(units.item[part], self._slots, self._num_items)
         gate = padded(self._gate[units.item[part]].astype(np.float32), self._slots, 0.0)
         token_ids = token_slot = token_position = hidden = None
@@ -232,7 +246,7 @@ class BatchSource:
         return Batch(
             item=items,
             gate=gate,
-            pair_user=padded(self._interactions.user[rows], pair_capacity, self._num_users),
+            pair_user=padded(users, pair_capacity, self._num_users),
             pair_item=padded((owner[pairs] // self._parts).astype(np.int32), pair_capacity, 0),
             target=padded(ratings, pair_capacity, 0.0),
             weight=padded(weight, pair_capacity, 0.0),
@@ -241,6 +255,7 @@ class BatchSource:
             token_position=token_position,
             hidden=hidden,
             log_q=log_q,
+            user_share=share,
         )
 
     def _pack(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

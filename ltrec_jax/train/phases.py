@@ -45,6 +45,7 @@ from ltrec_jax.train.state import (
 )
 from ltrec_jax.train.step import Loss, make_train_step
 from ltrec_jax.train.validation import ndcg_loss
+from ltrec_jax.train.whole_data_loss import make_whole_data_loss
 from ltrec_jax.types import Array, MetricWriter, PyTree
 
 HEAD, ENCODER = "head", "encoder"
@@ -78,7 +79,7 @@ def prepare_head(problem: Problem, epochs: int, *, patience: int) -> Prepared:
         return jnp.take(params["features"], batch.item, axis=0, mode="fill", fill_value=0.0)
 
     train = dataclasses.replace(problem.config.train, trainable="none")
-    loss = _pair_loss(problem, pooled)
+    loss = _pair_loss(problem, pooled, source)
     state, step = state_and_step(problem, train, params, _fresh_tables(problem), loss, source, epochs)
     return Prepared(
         _phase(HEAD, train, epochs, patience, source, train.head_learning_rate),
@@ -109,7 +110,7 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
             head_learning_rate=train.joint_rate * train.head_learning_rate,
             table_learning_rate=train.joint_rate * train.table_learning_rate,
         )
-    loss = _pair_loss(problem, encode_slots(problem, hidden))
+    loss = _pair_loss(problem, encode_slots(problem, hidden), source)
     params = {"head": head, "encoder": encoder_params}
     state, step = state_and_step(problem, train, params, tables, loss, source, epochs)
 
@@ -131,11 +132,21 @@ def encoded_items(problem: Problem, hidden: HiddenStates | None, params: PyTree,
     return catalogue.encode_catalogue(current, problem.tokens.take(items), policy=policy, progress=False)
 
 
-def _pair_loss(problem: Problem, pooled: PooledTexts) -> Loss:
+def _pair_loss(problem: Problem, pooled: PooledTexts, source: BatchSource) -> Loss:
     model, train = problem.config.model, problem.config.train
     head = Head(model.embedding_dim)
     if train.predicts_ratings:
         return make_pair_loss(pooled_texts=pooled, head=head, objective=squared_error, model=model)
+    if train.objective == "whole_data":
+        return make_whole_data_loss(
+            pooled_texts=pooled,
+            head=head,
+            model=model,
+            unobserved_weight=problem.config.whole_data.unobserved_weight,
+            num_items=problem.dataset.num_items,
+            others=source.others,
+            axis=problem.spread.axis,
+        )
     return make_ranking_loss(
         pooled_texts=pooled,
         head=head,

@@ -60,11 +60,12 @@ def counts(problem: Problem) -> np.ndarray:
     """The training events of each item that a solve learns from: [I]."""
     if problem.config.schedule.goal == "explicit":
         return problem.popularity.counts
-    _, item = _distinct_likes(problem)
+    _, item = distinct_likes(problem)
     return np.bincount(item, minlength=problem.dataset.num_items)
 
 
-def _distinct_likes(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+def distinct_likes(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """(user, item) of the likes in the training part, each pair once."""
     train = problem.split.train
     liked = train.rating >= problem.positive_rating
     user, item = np.unique(np.stack([train.user[liked], train.item[liked]]), axis=1)
@@ -73,7 +74,7 @@ def _distinct_likes(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 
 def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) -> Solved:
     settings = problem.config.whole_data
-    user, item = _distinct_likes(problem)
+    user, item = distinct_likes(problem)
     anchors = anchors or anchored_model.text_anchors(features_IxE, settings, problem.words_IxR)
     num_users, num_items = problem.dataset.num_users, problem.dataset.num_items
     model = anchored_model.fit(user, item, anchors, num_users=num_users, settings=settings, spread=problem.spread)
