@@ -129,6 +129,10 @@ class TrainConfig:
     )
     scan_layers: Annotated[bool, Doc("compile one layer for all of them: a deep encoder compiles sooner")] = False
     encoder_dropout: Annotated[bool, Doc("use the encoder's own dropout rates in training")] = False
+    contrast_weight: Annotated[
+        float, Doc("of a contrast of two dropout views of each text of a batch (SimCSE; encoder_dropout); 0: none")
+    ] = 0.0
+    contrast_temperature: Annotated[float, Doc("of that contrast's cosines")] = 0.05
     parallel: Annotated[ParallelMode, Doc("auto: pmap on several local devices, else jit")] = "auto"
     shard_tables: Annotated[bool, Doc("split user and item rows over the devices instead of a copy on each")] = False
     log_every: Annotated[int, Doc("steps between two rows of metrics.jsonl")] = 10
@@ -178,6 +182,10 @@ class BayesConfig:
     bias_sd: Annotated[float, Doc("prior sd of a bias, for ratings of variance 1")] = 0.4
     user_noise: Annotated[float, Doc("a_u ~ Gamma(this, this): how alike users are in their noise")] = 5.0
     item_noise: Annotated[float, Doc("g_i ~ Gamma(this, this)")] = 10.0
+    blocks: Annotated[
+        tuple[str, ...],
+        Doc("side information: text, popularity, singular, history, profile, columns of the tables; empty: all"),
+    ] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +256,28 @@ def from_toml(text: str, source: str = "configuration") -> Config:
     return from_dict(values)
 
 
+def _check_contrast(config: Config) -> None:
+    train, schedule = config.train, config.schedule
+    if train.contrast_temperature == 0:
+        raise UserError("Setting train.contrast_temperature must be above 0, not 0.")
+    if not train.contrast_weight:
+        return
+    gradient = schedule.steps == "gradient"
+    if not gradient and not (schedule.steps == "solve_tune_solve" and schedule.tune_on == "pairs"):
+        raise UserError(
+            "Setting train.contrast_weight is read by training on pairs: set schedule.steps to gradient or "
+            "schedule.tune_on to pairs, or leave it 0."
+        )
+    if (train.trainable if gradient else schedule.trainable) == "none":
+        raise UserError("Setting train.contrast_weight needs an encoder that learns, and trainable is none.")
+    if not train.encoder_dropout:
+        raise UserError(
+            "Setting train.contrast_weight compares two views of a text that dropout makes: set train.encoder_dropout."
+        )
+    if train.accumulate > 1:
+        raise UserError("Setting train.accumulate must be 1 with train.contrast_weight, which compares all texts.")
+
+
 def _check(config: Config) -> None:
     data, model, train = config.data, config.model, config.train
     schedule, whole_data, bayes = config.schedule, config.whole_data, config.bayes
@@ -304,6 +334,8 @@ def _check(config: Config) -> None:
         "train.table_learning_rate": train.table_learning_rate,
         "train.joint_rate": train.joint_rate,
         "train.weight_decay": train.weight_decay,
+        "train.contrast_weight": train.contrast_weight,
+        "train.contrast_temperature": train.contrast_temperature,
         "train.layer_decay": train.layer_decay,
         "train.head_weight_decay": train.head_weight_decay,
         "train.clip_norm": train.clip_norm,
@@ -355,6 +387,7 @@ def _check(config: Config) -> None:
             f"Setting train.accumulate must be 1 under the objective {objective}, which compares a pair with all items "
             "of its batch."
         )
+    _check_contrast(config)
     if data.user_template and (schedule.steps == "gradient" or schedule.goal != "explicit"):
         raise UserError(
             "Setting data.user_template is read by a solve of ratings alone: set schedule.goal to explicit and "

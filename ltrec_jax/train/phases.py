@@ -24,6 +24,7 @@ from ltrec_jax.objectives.squared_error import squared_error
 from ltrec_jax.train import sparse_table
 from ltrec_jax.train.batches import Batch, BatchSource
 from ltrec_jax.train.checkpoint import Checkpoints
+from ltrec_jax.train.contrast_loss import with_contrast
 from ltrec_jax.train.cost import encoder_flops, matmul_peak
 from ltrec_jax.train.layer_cache import HiddenStates, pooled_texts, run_above
 from ltrec_jax.train.loop import Evaluate, Outcome, Phase, Step, run_phase
@@ -110,7 +111,7 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
             head_learning_rate=train.joint_rate * train.head_learning_rate,
             table_learning_rate=train.joint_rate * train.table_learning_rate,
         )
-    loss = _pair_loss(problem, encode_slots(problem, hidden), source)
+    loss = _contrasted(problem, encode_slots(problem, hidden), source)
     params = {"head": head, "encoder": encoder_params}
     state, step = state_and_step(problem, train, params, tables, loss, source, epochs)
 
@@ -152,6 +153,20 @@ def _pair_loss(problem: Problem, pooled: PooledTexts, source: BatchSource) -> Lo
         head=head,
         objective=train.objective,
         model=model,
+        num_items=problem.dataset.num_items,
+        axis=problem.spread.axis,
+    )
+
+
+def _contrasted(problem: Problem, pooled: PooledTexts, source: BatchSource) -> Loss:
+    train = problem.config.train
+    if not train.contrast_weight:
+        return _pair_loss(problem, pooled, source)
+    return with_contrast(
+        lambda given: _pair_loss(problem, given, source),
+        pooled,
+        weight=train.contrast_weight,
+        temperature=train.contrast_temperature,
         num_items=problem.dataset.num_items,
         axis=problem.spread.axis,
     )
