@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse
 import scipy.sparse.linalg
 
-from ltrec_jax.errors import UserError
+from ltrec_jax.errors import UserError, unknown_name
 
 INTERCEPT = "intercept"
 TEXT_DIMS = 20
@@ -138,12 +138,13 @@ def of_ratings(
     profile_UxE: np.ndarray | None = None,
     item_attributes: Mapping[str, pd.Series] | None = None,
     user_attributes: Mapping[str, pd.Series] | None = None,
-    leave_out: Sequence[str] = (),
+    blocks: Sequence[str] = (),
 ) -> tuple[SideInformation, SideInformation]:
     """Everything that the training events, texts and tables give: side information of the users and of the items.
 
     Blocks: text, popularity, singular, history (users: mean text of the training history), profile (users: their own
-    texts, as `text` for items) and each attribute by its name. `leave_out` names blocks to do without.
+    texts, as `text` for items) and each attribute by its name. `blocks` names those to use, of users and of items alike
+    (default: all); a name that neither has is a `UserError`.
     """
     counts_U, counts_I = np.bincount(user_N, minlength=num_users), np.bincount(item_N, minlength=num_items)
     left, right = singular_vectors(user_N, item_N, num_users, num_items)
@@ -156,9 +157,13 @@ def of_ratings(
     items |= {"popularity": popularity(counts_I), "singular": right}
     items |= {name: attribute(column) for name, column in (item_attributes or {}).items()}
     users |= {name: attribute(column) for name, column in (user_attributes or {}).items()}
+    known = [*items, *(name for name in users if name not in items)]
+    for name in blocks:
+        if name not in known:
+            raise unknown_name("block of side information", name, known)
     return (
-        assemble({name: block for name, block in users.items() if name not in leave_out}, counts_U > 0),
-        assemble({name: block for name, block in items.items() if name not in leave_out}, counts_I > 0),
+        assemble({name: block for name, block in users.items() if name in (blocks or users)}, counts_U > 0),
+        assemble({name: block for name, block in items.items() if name in (blocks or items)}, counts_I > 0),
     )
 
 

@@ -111,6 +111,7 @@ def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
         profile_UxE=problem.profiles_UxE,
         item_attributes=_attributes(dataset.items),
         user_attributes=_attributes(dataset.users),
+        blocks=problem.config.bayes.blocks,
     )
     fit = {"vb": bayes.fit_vb, "gibbs": bayes.fit_gibbs}[problem.config.bayes.method]
     model = fit(

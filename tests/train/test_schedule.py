@@ -188,6 +188,20 @@ def test_a_never_rated_item_stands_between_the_solve_and_its_text(small_split, s
     np.testing.assert_allclose(found[~cold], by_solve[~cold], atol=1e-6)
 
 
+def test_a_solve_of_ratings_reads_the_blocks_that_are_named(small_split, small_config):
+    config = ratings(small_config)
+    named = {}
+    for blocks in ((), ("text", "popularity"), ("title",)):
+        asked = dataclasses.replace(config, bayes=dataclasses.replace(config.bayes, blocks=blocks))
+        problem = load_problem(small_split, asked)
+        if blocks == ("title",):
+            with pytest.raises(UserError, match=r"'title'.*history, popularity, singular, text"):
+                solves.solve(problem, problem.features_IxE)
+        else:
+            named[blocks] = solves.solve(problem, problem.features_IxE).vectors.item_vectors
+    assert np.abs(named[()] - named["text", "popularity"]).max() > 1e-3
+
+
 def test_a_solve_has_no_steps_to_trace(small_split, small_config):
     config = ratings(small_config)
     frozen = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps="solve"))
