@@ -17,6 +17,7 @@ from ltrec_jax.errors import UserError
 Precision = Literal["float32", "bfloat16"]
 ParallelMode = Literal["auto", "jit", "pmap", "shard_map"]
 ColdItems = Literal["anchor", "neighbours", "ridge", "kernel_ridge", "text_map"]
+SolvePrecision = Literal["float32", "float64"]
 Steps = Literal["gradient", "solve", "solve_tune_solve"]
 TuneOn = Literal["items", "pairs"]
 Goal = Literal["explicit", "whole_data"]
@@ -196,6 +197,9 @@ class ScheduleConfig:
         "solve_tune_solve"
     )
     goal: Annotated[Goal, Doc("of the solves: explicit (ratings; [bayes]) or whole_data (top-N lists)")] = "explicit"
+    solve_precision: Annotated[
+        SolvePrecision, Doc("arithmetic of the solves; float64: twice the memory; what is served stays float32")
+    ] = "float32"
     tune_on: Annotated[TuneOn, Doc("solved item vectors (each text once an epoch), or pairs end to end")] = "items"
     trainable: Annotated[str, Doc("part of the encoder that learns between the solves, as train.trainable")] = "top:2"
     epochs: Annotated[int, Doc("of that fine-tuning")] = 8

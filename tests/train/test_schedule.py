@@ -188,6 +188,24 @@ def test_a_never_rated_item_stands_between_the_solve_and_its_text(small_split, s
     np.testing.assert_allclose(found[~cold], by_solve[~cold], atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lists", "vb", "gibbs"])
+def test_a_solve_in_float64_is_served_in_float32(small_split, small_config, method):
+    config = with_schedule(small_config) if method == "lists" else ratings(small_config, method=method)
+    found = {}
+    for precision in ("float32", "float64"):
+        schedule_ = dataclasses.replace(config.schedule, solve_precision=precision)
+        problem = load_problem(small_split, dataclasses.replace(config, schedule=schedule_))
+        found[precision] = solves.solve(problem, problem.features_IxE)
+        vectors = found[precision].vectors
+        for name in ("user_vectors", "user_biases", "item_vectors", "item_biases"):
+            assert getattr(vectors, name).dtype == np.float32
+    single, double = (solved.vectors for solved in found.values())
+    assert not np.array_equal(single.user_vectors, double.user_vectors)
+    if method == "lists":  # the others' starts are drawn, and other numbers in float64
+        np.testing.assert_allclose(single.score(np.arange(5)), double.score(np.arange(5)), atol=2e-3)
+
+
 def test_a_solve_of_ratings_reads_the_blocks_that_are_named(small_split, small_config):
     config = ratings(small_config)
     named = {}
