@@ -128,7 +128,7 @@ class LiveUsers:
         seen, ratings = self._bundle.history.of(user)
         vectors = self._bundle.vectors
         vector, bias = np.asarray(vectors.user_vectors[user], np.float64), float(vectors.user_biases[user])
-        row = self.rule.known(self._events(seen, ratings), vector, bias)
+        row = self.rule.known(user, self._events(seen, ratings), vector, bias)
         return _State(row, (vector, bias), dict(zip(seen.tolist(), ratings.tolist(), strict=True)), {})
 
     def _as_profile(self, solution: tuple[np.ndarray, float], seen: np.ndarray, ratings: np.ndarray) -> Profile:

@@ -163,7 +163,7 @@ class RankingRule:
         """Somebody without events, who has no taste: the lists are by the items' biases."""
         return Row(self, {}, np.zeros(self.width))
 
-    def known(self, trained: Events, vector_D: np.ndarray, bias: float) -> "Row":
+    def known(self, user: int, trained: Events, vector_D: np.ndarray, bias: float) -> "Row":
         """A user of the training, who stands where training left it until a like comes or goes."""
         row = self.fresh()
         row.take(trained)

@@ -14,23 +14,26 @@ scope: objectives that only rank (`ranking_users`).
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from ltrec_jax.bundle import Bundle
 from ltrec_jax.objectives.propensity import popularity_weights
 from ltrec_jax.serve.user_rules import Events
+from ltrec_jax.solve.user_features import UserFeatures
 
 
 @dataclasses.dataclass(frozen=True)
 class FoldIn:
     """What training minimises in one user's row u, [b | p] or p alone: a prior and the user's events.
 
-    Without events u = mean with this precision. Where ratings are not `explicit`, those from `positive_rating` on are
-    events, and the others none. An event with design row x ([1 | q_i] or q_i), target t (r - mu - b_i, or 1 - b_i
-    where ratings are not `explicit`) and its weight w adds w x x^T + diag(ridge + w spread x^2) [+ w C_i] on the left
-    and w t x [- w e_i] on the right. C_i and e_i are an uncertain item's covariance and its part with the bias. w is
-    the item's in `weight_I` times, with `rating_weights` (values ascending, their weights), the nearest value's.
+    Without events u = mean with this precision (with `features`, the mean follows from the user's events). Where
+    ratings are not `explicit`, those from `positive_rating` on are events, and the others none. An event with design
+    row x ([1 | q_i] or q_i), target t (r - mu - b_i, or 1 - b_i where ratings are not `explicit`) and its weight w adds
+    w x x^T + diag(ridge + w spread x^2) [+ w C_i] on the left and w t x [- w e_i] on the right. C_i and e_i are an
+    uncertain item's covariance and its part with the bias. w is the item's in `weight_I` times, with `rating_weights`
+    (values ascending, their weights), the nearest value's.
     """
 
     explicit: bool
@@ -44,17 +47,27 @@ class FoldIn:
     positive_rating: float = 0.0
     mu: float = 0.0
     rating_weights: tuple[np.ndarray, np.ndarray] | None = None
+    features: UserFeatures | None = None
 
     def fresh(self) -> "Row":
         """Somebody without events."""
-        return Row(self, self.precision.copy(), self.precision @ self.mean)
+        return Row(self, self.precision.copy(), np.zeros(len(self.mean)))
 
-    def known(self, trained: Events, vector_D: np.ndarray, bias: float) -> "Row":
+    def known(self, user: int, trained: Events, vector_D: np.ndarray, bias: float) -> "Row":
         """A user of the training, who stands at u0 = [bias | vector] until something new is known."""
         events = trained.where(self.counts(trained.ratings))
-        matrix = self.precision + self.left(events)
+        scale = 1.0 if self.features is None else float(self.features.noise[user])
+        matrix = self.precision + scale * self.left(events)
         solution = np.asarray(vector_D, np.float64)
-        return Row(self, matrix, matrix @ (np.insert(solution, 0, bias) if self.explicit else solution))
+        right = matrix @ (np.insert(solution, 0, bias) if self.explicit else solution)
+        numbers = [np.asarray(events.numbers)]
+        return Row(self, matrix, right - self.precision @ self.prior_mean(numbers, user), user, scale, numbers)
+
+    def prior_mean(self, numbers: Sequence[np.ndarray], user: int | None) -> np.ndarray:
+        """Where a user with these events stands but for what the ratings say, [D']."""
+        if self.features is None:
+            return self.mean
+        return self.features.mean(np.concatenate([np.zeros(0, np.int64), *numbers]), user)
 
     def counts(self, rating_N: np.ndarray) -> np.ndarray:
         """Which ratings enter the equations, bool [N]."""
@@ -105,15 +118,22 @@ class FoldIn:
 
 @dataclasses.dataclass
 class Row:
-    """A user's normal equations A u = c, float64."""
+    """A user's normal equations A u = c + precision m0, float64: m0 the prior mean, which may follow from the events.
+
+    `user`: the number of a training user, whose ratings have the noise scale `scale`. `numbers`: of the events' items.
+    """
 
     rule: FoldIn
     matrix: np.ndarray
     right: np.ndarray
+    user: int | None = None
+    scale: float = 1.0
+    numbers: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def take(self, events: Events) -> None:
         """Items are rated for the first time."""
         self._add(events.where(self.rule.counts(events.ratings)), 1.0)
+        self.numbers.append(np.asarray(events.numbers))
 
     def change(self, event: Events, before: float) -> None:
         """One item that was rated `before` is rated anew."""
@@ -125,16 +145,17 @@ class Row:
             self._add(event, 1.0)
 
     def solve(self) -> tuple[np.ndarray, float]:
-        """(vector, bias) of A u = c; a direction that no event and no penalty speaks of stays at zero."""
+        """(vector, bias); a direction that no event and no penalty speaks of stays at zero."""
+        right = self.right + self.rule.precision @ self.rule.prior_mean(self.numbers, self.user)
         try:
-            solution = np.linalg.solve(self.matrix, self.right)
+            solution = np.linalg.solve(self.matrix, right)
         except np.linalg.LinAlgError:
-            solution = np.linalg.lstsq(self.matrix, self.right, rcond=None)[0]
+            solution = np.linalg.lstsq(self.matrix, right, rcond=None)[0]
         return (solution[1:], float(solution[0])) if self.rule.explicit else (solution, 0.0)
 
     def _add(self, events: Events, sign: float) -> None:
-        self.matrix += sign * self.rule.left(events)
-        self.right += sign * self.rule.right(events)
+        self.matrix += sign * self.scale * self.rule.left(events)
+        self.right += sign * self.scale * self.rule.right(events)
 
 
 def of_bundle(bundle: Bundle) -> FoldIn:
@@ -152,6 +173,7 @@ def of_bundle(bundle: Bundle) -> FoldIn:
             prior.cross,
             positive_rating=bundle.positive_rating,
             mu=bundle.vectors.mu,
+            features=prior.features,
         )
     if bundle.config.train.objective == "whole_data":
         return _of_whole_data(bundle)

@@ -20,6 +20,7 @@ import scipy.linalg
 from ltrec_jax.config import WholeDataConfig
 from ltrec_jax.errors import UserError
 from ltrec_jax.objectives.propensity import popularity_weights
+from ltrec_jax.solve.user_features import UserFeatures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,8 @@ class UserPrior:
     """What fold-in needs beside item vectors and biases. D' = D, or D + 1 with `explicit` (the bias goes first).
 
     precision [D', D'], mean [D'], weight_I [I] (of an event with each item; a never-trained item's too), ridge (per
-    event). Of an uncertain model: covariance [I, D', D'] and cross [I, D'], else None.
+    event). Of an uncertain model: covariance [I, D', D'] and cross [I, D'], else None. `features` move the mean from
+    that of a user of average features to a user's own (`of`).
     """
 
     explicit: bool
@@ -37,6 +39,17 @@ class UserPrior:
     ridge: float = 0.0
     covariance: np.ndarray | None = None
     cross: np.ndarray | None = None
+    features: UserFeatures | None = None
+
+    def of(self, items_M: np.ndarray, user: int | None = None) -> "UserPrior":
+        """The prior of a user with events of these items; `user`: the number of a training user."""
+        if self.features is None:
+            return self
+        return dataclasses.replace(self, mean=self.features.mean(items_M, user))
+
+    def scale_of(self, user: int | None) -> float:
+        """The noise scale a of a training user, or of somebody new (1)."""
+        return 1.0 if self.features is None or user is None else float(self.features.noise[user])
 
     @functools.cached_property
     def basis(self) -> tuple[np.ndarray, np.ndarray]:
@@ -107,9 +120,10 @@ def fold_in(
 ) -> np.ndarray:
     """The row [D'], float64, of a user with these events (`events` gives design and targets); without: the prior mean.
 
-    A training user folded in at the final item vectors has the vector that training gave. Fewer events than D' are
-    solved by Woodbury's identity in the precision's eigenbasis (M^2 D' + D'^2), more by Cholesky. A singular left side
-    is a `UserError`.
+    A training user folded in at the final item vectors, with the prior and the scale that are that user's
+    (`UserPrior.of`, `UserPrior.scale_of`), has the vector that training gave. Fewer events than D' are solved by
+    Woodbury's identity in the precision's eigenbasis (M^2 D' + D'^2), more by Cholesky. A singular left side is a
+    `UserError`.
     """
     weight_M = scale * np.asarray(prior.weight_I, np.float64)[items_M]
     ridge = len(items_M) * prior.ridge
