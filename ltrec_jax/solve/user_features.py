@@ -51,7 +51,7 @@ class UserFeatures:
         center, fewest, most = (float(value) for value in self.limits)
         number = max(len(items_M), fewest)
         log = np.log1p(min(number, most))
-        by_item = [np.asarray(part, np.float64)[items_M].sum(axis=0) for part in (self.history, self.singular)]
+        by_item = [part[items_M].sum(axis=0, dtype=np.float64) for part in (self.history, self.singular)]
         said = np.array([1.0, log, (log - center) ** 2]) @ np.asarray(self.count, np.float64)
         return found + said + by_item[0] / number + by_item[1] / np.sqrt(number)
 
