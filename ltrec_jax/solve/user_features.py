@@ -3,11 +3,13 @@
 The prior mean of a row of features z is z^T W, W the user map of `bayes`. Blocks that events tell are sums over them,
 so that W is multiplied into each item's part once:
 
-    mean(u) = base + own_u + count(n) + 1/n sum_i history_i + n^-1/2 sum_i singular_i        i the n events' items
+    mean(u) = base + own_u + count(n) + 1/N sum_i history_i + N^-1/2 sum_i singular_i - n/N away        i of n events
 
-A training user has the mean of training so. Somebody new has no own part (attributes and profile are at their mean),
-and where n is below the fewest events of any training user, the map was fitted to no such user: the events that are
-missing count as average ones. Out of scope: the solve itself (`fold_in`).
+with N = n (and n/N = 1) for a training user, who has the mean of training so. Somebody new has no own part (attributes
+and profile are at their mean) and no count: few events say that the user is new, not seldom there. Where n is below the
+events of a usual training user (the median), N is that median: what is missing counts as average. RMSE after 1, 5, 20,
+80 ratings of the 60 users with at least 120 in a held-out fifth of MovieLens-100K's users: 0.971, 0.924, 0.891, 0.851;
+from the prior of an average user 0.970, 0.924, 0.893, 0.852. Out of scope: the solve itself (`fold_in`).
 """
 
 import dataclasses
@@ -21,14 +23,15 @@ _COUNT, _HISTORY, _SINGULAR = "popularity", "history", "singular"
 
 @dataclasses.dataclass(frozen=True)
 class UserFeatures:
-    """The terms of the formula above, D' = D + 1 with the bias first: base [D'], own [U, D'], history and singular
-    [I, D'], all float32.
+    """The terms of the formula above, D' = D + 1 with the bias first: base and away [D'], own [U, D'], history and
+    singular [I, D'], all float32.
 
     count [3, D']: what 1, log(1 + n) and its squared distance from the users' mean of it are multiplied with; limits
-    [3]: that mean, the fewest and the most events of a training user. noise [U]: a_u of the training users.
+    [3]: that mean, the median and the most events of a training user. noise [U]: a_u of the training users.
     """
 
     base: np.ndarray
+    away: np.ndarray
     own: np.ndarray
     count: np.ndarray
     limits: np.ndarray
@@ -43,17 +46,19 @@ class UserFeatures:
         """
         items_M = np.asarray(items_M)
         items_M = items_M[items_M < len(self.history)]
-        found = np.asarray(self.base, np.float64)
+        (center, usual, most), number = self.limits.tolist(), len(items_M)
+        among = number if user is not None else max(number, usual)
+        share = 1.0 if user is not None else number / among
+        found = np.asarray(self.base, np.float64) - share * self.away
         if user is not None:
             found = found + self.own[user]
-        if len(items_M) == 0:
+        if number == 0:
             return found
-        center, fewest, most = (float(value) for value in self.limits)
-        number = max(len(items_M), fewest)
-        log = np.log1p(min(number, most))
-        by_item = [part[items_M].sum(axis=0, dtype=np.float64) for part in (self.history, self.singular)]
-        said = np.array([1.0, log, (log - center) ** 2]) @ np.asarray(self.count, np.float64)
-        return found + said + by_item[0] / number + by_item[1] / np.sqrt(number)
+        if user is not None:
+            log = np.log1p(min(number, most))
+            found = found + np.array([1.0, log, (log - center) ** 2]) @ np.asarray(self.count, np.float64)
+        history_D, singular_D = (part[items_M].sum(axis=0, dtype=np.float64) for part in (self.history, self.singular))
+        return found + history_D / among + singular_D / np.sqrt(among)
 
 
 def of_model(users: SideInformation, counts_U: np.ndarray, map_FxD: np.ndarray, noise_U: np.ndarray) -> UserFeatures:
@@ -65,7 +70,7 @@ def of_model(users: SideInformation, counts_U: np.ndarray, map_FxD: np.ndarray, 
     width, log_U, known = map_FxD.shape[1], np.log1p(counts_U.astype(np.float64)), counts_U[counts_U > 0]
     told = {INTERCEPT, *((_COUNT, *per_item) if per_item else ())}
     own_F = np.array([users.names[group] not in told for group in users.group])
-    base, count = map_FxD[0].copy(), np.zeros((3, width))
+    away, count = np.zeros(width), np.zeros((3, width))
     if _COUNT in told and _COUNT in users.names:
         mean, scaled_map = _unscaled(users, _COUNT, map_FxD)
         count[0], count[1:] = -mean @ scaled_map, scaled_map
@@ -76,12 +81,13 @@ def of_model(users: SideInformation, counts_U: np.ndarray, map_FxD: np.ndarray, 
         history = (per_item[_HISTORY] - mean) @ scaled_map
     if _SINGULAR in per_item and _SINGULAR in users.names:
         mean, scaled_map = _unscaled(users, _SINGULAR, map_FxD)
-        singular, base = per_item[_SINGULAR] @ scaled_map, base - mean @ scaled_map
+        singular, away = per_item[_SINGULAR] @ scaled_map, mean @ scaled_map
     return UserFeatures(
-        base=base.astype(np.float32),
+        base=map_FxD[0].astype(np.float32),
+        away=away.astype(np.float32),
         own=(np.asarray(users.columns, np.float64)[:, own_F] @ map_FxD[own_F]).astype(np.float32),
         count=count.astype(np.float32),
-        limits=np.array([log_U.mean(), known.min(), known.max()] if len(known) else [0, 1, 1], np.float32),
+        limits=np.array([log_U.mean(), np.median(known), known.max()] if len(known) else [0, 1, 1], np.float32),
         history=history.astype(np.float32),
         singular=singular.astype(np.float32),
         noise=np.asarray(noise_U, np.float32),

@@ -42,25 +42,24 @@ def test_a_training_user_has_the_prior_mean_of_training(world):
         np.testing.assert_allclose(mean, users.columns[someone] @ map_FxD, rtol=1e-3, atol=1e-3)
 
 
-def test_somebody_new_is_as_old_as_the_mean_and_later_items_tell_nothing(world):
+def test_somebody_new_is_as_old_and_as_busy_as_the_mean_and_later_items_tell_nothing(world):
     user, item, users, map_FxD = world
-    found, mine = made(world), item[user == 4]
-    own = np.isin(users.group, [users.names.index(name) for name in ("profile", "age")])
-    np.testing.assert_allclose(found.mean(mine), (users.columns[4] * ~own) @ map_FxD, rtol=1e-3, atol=1e-3)
+    found, counts = made(world), np.bincount(user, minlength=USERS)
+    busiest = int(counts.argmax())
+    mine = item[user == busiest]
+    told = np.isin(users.group, [users.names.index(name) for name in ("intercept", "singular", "history")])
+    np.testing.assert_allclose(found.mean(mine), (users.columns[busiest] * told) @ map_FxD, rtol=1e-3, atol=1e-3)
     later = np.append(mine, [ITEMS, np.iinfo(np.int64).max])
     np.testing.assert_array_equal(found.mean(later), found.mean(mine))
 
 
-def test_events_that_the_fewest_of_training_have_more_count_as_average_ones(world):
+def test_events_that_a_usual_user_has_more_count_as_average_ones(world):
     user, *_ = world
     found, counts = made(world), np.bincount(user, minlength=USERS)
-    fewest = counts[counts > 0].min()
-    one = found.mean(np.array([3]))
-    log = np.log1p(fewest)
-    told = np.array([1.0, log, (log - np.log1p(counts).mean()) ** 2]) @ found.count
-    np.testing.assert_allclose(
-        one, found.base + told + found.history[3] / fewest + found.singular[3] / np.sqrt(fewest), rtol=1e-5
-    )
+    usual = np.median(counts[counts > 0])
+    expected = found.history[3] / usual + found.singular[3] / np.sqrt(usual) - found.away / usual
+    np.testing.assert_allclose(found.mean(np.array([3])) - found.base, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(found.mean(np.zeros(0, int)), found.base)
 
 
 @pytest.mark.parametrize("blocks", [("popularity",), ("history", "age"), ("profile",)])
