@@ -5,9 +5,9 @@ squared errors over the user's events m, with design row d_m = q_i, or [1 | q_i]
 
     (Lambda + n ridge I + sum_m a w_m (d_m d_m^T + C_i)) w = Lambda m0 + sum_m a w_m (t_m d_m - e_i)
 
-whole data (`anchored_als`): Lambda = a0 Q^T Q + l2 a0 |I| I, m0 = 0, ridge = l2, t = 1. Explicit (`bayes`): Lambda and
-m0 of the user prior, t = rating - mu - b_i, and where item vectors are uncertain their covariance C_i and its part e_i
-with the item's bias; a is the user's own noise scale.
+whole data (`anchored_als`): Lambda = a0 Q^T Q + l2 a0 |I| I, m0 = 0, ridge = l2, t = 1 - b_i with b_i = 0. Explicit
+(`bayes`): Lambda and m0 of the user prior, t = rating - mu - b_i, and where item vectors are uncertain their covariance
+C_i and its part e_i with the item's bias; a is the user's own noise scale.
 NumPy on the host, float64 inside: 20 events at width 384 take under a millisecond, and no length has to be compiled.
 """
 
@@ -109,7 +109,7 @@ def events(
         raise UserError("An item occurs twice among the user's events. Give each item once, with its last rating.")
     q_MxD = np.asarray(item_vectors[items_M], np.float64)
     if not prior.explicit:
-        return q_MxD, np.ones(len(items_M))
+        return q_MxD, 1.0 - np.asarray(item_biases[items_M], np.float64)
     if ratings_M is None or len(ratings_M) != len(items_M) or not np.isfinite(ratings_M).all():
         raise UserError("This model predicts ratings: give every event of the user a finite rating.")
     return np.insert(q_MxD, 0, 1.0, axis=1), np.asarray(ratings_M, np.float64) - mu - item_biases[items_M]
