@@ -31,11 +31,12 @@ from ltrec_jax.train.tracking import Nowhere
 from ltrec_jax.types import Recommender
 
 ATTRIBUTES = ("age", "gender", "occupation")
-LEAVE_OUT = {
-    "free": ("profile", *ATTRIBUTES),
-    "attributes": ("profile",),
-    "profile text": ATTRIBUTES,
-    "attributes and profile text": (),
+SHARED = ("text", "popularity", "singular", "history", "year", "genres")
+BLOCKS = {
+    "free": SHARED,
+    "attributes": (*SHARED, *ATTRIBUTES),
+    "profile text": (*SHARED, "profile"),
+    "attributes and profile text": (*SHARED, *ATTRIBUTES, "profile"),
 }
 
 GRADIENT = ("gradient, free", "gradient, profile text")
@@ -69,7 +70,7 @@ def main() -> None:
     dataset = experiment.load("movielens-100k")
     settings = BayesConfig(iterations=10 if given.quick else 200)
     train_settings = QUICK if given.quick else TRAIN
-    found: dict[str, list[float]] = {name: [] for name in ("biases", *LEAVE_OUT)}
+    found: dict[str, list[float]] = {name: [] for name in ("biases", *BLOCKS)}
     for seed in range(1 if given.quick else 3):
         data = {"split": "cold_users", "cold_validation": 0.2, "test": 0.0, "validation": 0.0}
         config: Config = configuration.from_dict(
@@ -79,7 +80,7 @@ def main() -> None:
         train, validation = problem.split.train, problem.split.validation
         sizes = (dataset.num_users, dataset.num_items)
         found["biases"].append(rmse(biases.fit(train, *sizes), validation))
-        for name, leave_out in LEAVE_OUT.items():
+        for name, blocks in BLOCKS.items():
             users, items = side_information.of_ratings(
                 train.user,
                 train.item,
@@ -88,7 +89,7 @@ def main() -> None:
                 profile_UxE=problem.profiles,
                 item_attributes={column: dataset.items[column] for column in ("year", "genres")},
                 user_attributes={column: dataset.users[column] for column in ATTRIBUTES},
-                leave_out=leave_out,
+                blocks=blocks,
             )
             model = bayes.fit_vb(train.user, train.item, train.rating, users, items, settings=settings)
             found[name].append(rmse(model.vectors, validation))

@@ -25,9 +25,13 @@ from ltrec_jax.errors import UserError
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.model.words import Words
 from ltrec_jax.solve.fold_in import UserPrior
+from ltrec_jax.solve.user_features import UserFeatures
 from ltrec_jax.version import __version__
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_READABLE = (2, FORMAT_VERSION)
+"""Format 2 has no features of users: whoever is folded in there is a user of average features."""
+_FEATURES = "features."
 _PRIOR, _WORDS = "prior.safetensors", "words.safetensors"
 _USER_TEXTS = "user_text_rows.npy"
 _ARRAYS = {
@@ -146,10 +150,11 @@ class Bundle:
                 f"{path} is not a bundle: it has no bundle.json. `ltrec train` writes one under RUN/bundle."
             )
         description = storage.read_json(path / "bundle.json")
-        if description.get("format_version") != FORMAT_VERSION:
+        if description.get("format_version") not in _READABLE:
             raise UserError(
                 f"{path} has bundle format {description.get('format_version')}; this version of ltrec_jax reads "
-                f"{FORMAT_VERSION}. Train again, or install the version that wrote it ({description.get('ltrec_jax')})."
+                f"{' and '.join(map(str, _READABLE))}. Train again, or install the version that wrote it "
+                f"({description.get('ltrec_jax')})."
             )
         _check_hashes(path, description["sha256"])
         arrays = {name: storage.read_array(path / "arrays" / f"{name}.npy", mapped=True) for name in _ARRAYS}
@@ -176,15 +181,19 @@ class Bundle:
 
 
 def _prior_tensors(prior: UserPrior) -> dict[str, np.ndarray]:
-    values = {field.name: getattr(prior, field.name) for field in dataclasses.fields(prior)}
-    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    found = {field.name: getattr(prior, field.name) for field in dataclasses.fields(prior)}
+    if prior.features is not None:
+        found |= {_FEATURES + name: part for name, part in vars(prior.features).items()}
+    return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
 
 
 def _load_prior(path: Path, plain: Mapping[str, Any] | None) -> UserPrior | None:
     if plain is None:
         return None
     arrays: dict[str, Any] = dict(load_tensors(path / _PRIOR))
-    return UserPrior(explicit=bool(plain["explicit"]), ridge=float(plain["ridge"]), **arrays)
+    parts = {name.removeprefix(_FEATURES): arrays.pop(name) for name in list(arrays) if name.startswith(_FEATURES)}
+    features = UserFeatures(**parts) if parts else None
+    return UserPrior(explicit=bool(plain["explicit"]), ridge=float(plain["ridge"]), features=features, **arrays)
 
 
 def _load_user_texts(path: Path) -> np.ndarray | None:

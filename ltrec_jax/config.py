@@ -17,13 +17,15 @@ from ltrec_jax.errors import UserError
 Precision = Literal["float32", "bfloat16"]
 ParallelMode = Literal["auto", "jit", "pmap", "shard_map"]
 ColdItems = Literal["anchor", "neighbours", "ridge", "kernel_ridge", "text_map"]
+SolvePrecision = Literal["float32", "float64"]
 Steps = Literal["gradient", "solve", "solve_tune_solve"]
 TuneOn = Literal["items", "pairs"]
 Goal = Literal["explicit", "whole_data"]
 Decay = Literal["cosine", "linear", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
-PairObjective = Literal["squared_error", "softmax", "bpr"]
+PairObjective = Literal["auto", "squared_error", "whole_data", "softmax", "bpr"]
 AttentionKernel = Literal["xla", "cudnn"]
+Propensity = Literal["popularity", "naive_bayes"]
 TableRule = Literal["lazy_adam", "sparse_adam", "rowwise_adagrad", "dense_adam"]
 Posterior = Literal["vb", "gibbs"]
 
@@ -81,14 +83,25 @@ class TrainConfig:
     """Fine-tuning by gradient."""
 
     objective: Annotated[
-        PairObjective, Doc("squared_error of ratings; softmax, bpr: rank the positive ones above the others in a batch")
-    ] = "squared_error"
+        PairObjective,
+        Doc(
+            "squared_error of ratings; whole_data: positive ones against 1, all pairs against 0; softmax, bpr: "
+            "positive ones above others in a batch; auto: squared_error, between solves of whole_data that objective"
+        ),
+    ] = "auto"
     trainable: Annotated[str, Doc("part of the encoder that learns: all, top:N, bias (BitFit), none")] = "all"
     head_epochs: Annotated[int, Doc("epochs before that on the head alone, over frozen text vectors")] = 30
     epochs: Annotated[int, Doc("epochs at most with the encoder; early stopping may end before")] = 4
     patience: Annotated[int, Doc("stop after this many evaluations without a better validation error; 0: never")] = 5
     batch_pairs: Annotated[int, Doc("rating pairs per global batch, about")] = 2048
     batch_items: Annotated[int, Doc("texts encoded per global batch at most; each of them once")] = 128
+    propensity: Annotated[
+        Propensity,
+        Doc(
+            "errors are weighed by the item's popularity (propensity_power), or by naive_bayes: how likely a rating of "
+            "that value is observed (Schnabel et al. 2016; all items count alike in its marginal)"
+        ),
+    ] = "popularity"
     propensity_power: Annotated[float, Doc("rho: errors of an item's pairs weigh n_i^-rho, of mean 1; 0: alike")] = 0.0
     propensity_clip: Annotated[float, Doc("such weights are at most this many times the smallest; 0: no bound")] = 10.0
     pairs_per_item: Annotated[int, Doc("at most this many ratings of an item ride on one encoding of its text")] = 512
@@ -134,6 +147,10 @@ class TrainConfig:
     )
     scan_layers: Annotated[bool, Doc("compile one layer for all of them: a deep encoder compiles sooner")] = False
     encoder_dropout: Annotated[bool, Doc("use the encoder's own dropout rates in training")] = False
+    contrast_weight: Annotated[
+        float, Doc("of a contrast of two dropout views of each text of a batch (SimCSE; encoder_dropout); 0: none")
+    ] = 0.0
+    contrast_temperature: Annotated[float, Doc("of that contrast's cosines")] = 0.05
     parallel: Annotated[ParallelMode, Doc("auto: pmap on several local devices, else jit")] = "auto"
     shard_tables: Annotated[bool, Doc("split user and item rows over the devices instead of a copy on each")] = False
     log_every: Annotated[int, Doc("steps between two rows of metrics.jsonl")] = 10
@@ -146,7 +163,7 @@ class TrainConfig:
     @property
     def predicts_ratings(self) -> bool:
         """Whether the scores of a model trained so are on the rating scale."""
-        return self.objective == "squared_error"
+        return self.objective in ("auto", "squared_error")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +205,10 @@ class BayesConfig:
         Doc("a: above 0, words (TF-IDF) are side information too, and weigh so in placing new texts; 0: no words"),
     ] = 0.0
     lexical_rank: Annotated[int, Doc("dimensions of the words of a text; fewer of few texts")] = 128
+    blocks: Annotated[
+        tuple[str, ...],
+        Doc("side information: text, popularity, singular, history, profile, columns of the tables; empty: all"),
+    ] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +219,9 @@ class ScheduleConfig:
         "solve_tune_solve"
     )
     goal: Annotated[Goal, Doc("of the solves: explicit (ratings; [bayes]) or whole_data (top-N lists)")] = "explicit"
+    solve_precision: Annotated[
+        SolvePrecision, Doc("arithmetic of the solves; float64: twice the memory; what is served stays float32")
+    ] = "float32"
     tune_on: Annotated[TuneOn, Doc("solved item vectors (each text once an epoch), or pairs end to end")] = "items"
     trainable: Annotated[str, Doc("part of the encoder that learns between the solves, as train.trainable")] = "top:2"
     epochs: Annotated[int, Doc("of that fine-tuning")] = 8
@@ -238,6 +262,13 @@ class Config:
     def __post_init__(self) -> None:
         _check(self)
 
+    @property
+    def solves_on_pairs(self) -> bool:
+        """Whether pairs are fine-tuned on, between solves of whole_data, under the objective of those solves."""
+        schedule = self.schedule
+        between = schedule.steps == "solve_tune_solve" and schedule.tune_on == "pairs"
+        return between and schedule.goal == "whole_data" and self.train.objective == "auto"
+
 
 def from_dict(values: Mapping[str, Any]) -> Config:
     """A config from nested plain values (`plain_settings.from_dict`)."""
@@ -253,9 +284,33 @@ def from_toml(text: str, source: str = "configuration") -> Config:
     return from_dict(values)
 
 
+def _check_contrast(config: Config) -> None:
+    train, schedule = config.train, config.schedule
+    if train.contrast_temperature == 0:
+        raise UserError("Setting train.contrast_temperature must be above 0, not 0.")
+    if not train.contrast_weight:
+        return
+    gradient = schedule.steps == "gradient"
+    if not gradient and not (schedule.steps == "solve_tune_solve" and schedule.tune_on == "pairs"):
+        raise UserError(
+            "Setting train.contrast_weight is read by training on pairs: set schedule.steps to gradient or "
+            "schedule.tune_on to pairs, or leave it 0."
+        )
+    if (train.trainable if gradient else schedule.trainable) == "none":
+        raise UserError("Setting train.contrast_weight needs an encoder that learns, and trainable is none.")
+    if not train.encoder_dropout:
+        raise UserError(
+            "Setting train.contrast_weight compares two views of a text that dropout makes: set train.encoder_dropout."
+        )
+    if train.accumulate > 1:
+        raise UserError("Setting train.accumulate must be 1 with train.contrast_weight, which compares all texts.")
+
+
 def _check(config: Config) -> None:
     data, model, train = config.data, config.model, config.train
     schedule, whole_data, bayes = config.schedule, config.whole_data, config.bayes
+    by_likes = config.solves_on_pairs or not train.predicts_ratings
+    objective = "whole_data" if config.solves_on_pairs else train.objective
     if config.seed < 0:
         raise UserError(f"Setting seed must be at least 0, not {config.seed}.")
     positive = {
@@ -309,6 +364,8 @@ def _check(config: Config) -> None:
         "train.table_learning_rate": train.table_learning_rate,
         "train.joint_rate": train.joint_rate,
         "train.weight_decay": train.weight_decay,
+        "train.contrast_weight": train.contrast_weight,
+        "train.contrast_temperature": train.contrast_temperature,
         "train.layer_decay": train.layer_decay,
         "train.head_weight_decay": train.head_weight_decay,
         "train.table_weight_decay": train.table_weight_decay,
@@ -341,17 +398,32 @@ def _check(config: Config) -> None:
         raise UserError(f"Setting bayes.burn_in ({bayes.burn_in}) must be below bayes.sweeps ({bayes.sweeps}).")
     if 0 < train.propensity_clip < 1:
         raise UserError(f"Setting train.propensity_clip must be at least 1, or 0, not {train.propensity_clip}.")
+    if train.propensity == "naive_bayes" and by_likes:
+        raise UserError(
+            "Setting train.propensity = naive_bayes weighs ratings by their value, and the objective "
+            f"{objective} learns from likes, which are all alike: take popularity."
+        )
+    if train.propensity == "naive_bayes" and train.propensity_power:
+        raise UserError(
+            "Setting train.propensity_power belongs to train.propensity = popularity: leave it 0 under naive_bayes."
+        )
     if not train.predicts_ratings and not (
         schedule.steps == "gradient" or (schedule.steps == "solve_tune_solve" and schedule.tune_on == "pairs")
     ):
         raise UserError(
             f"Setting train.objective = {train.objective} is for training by gradient: set schedule.steps to gradient."
         )
-    if train.accumulate > 1 and not train.predicts_ratings:
+    if train.accumulate > 1 and by_likes:
         raise UserError(
-            f"Setting train.accumulate must be 1 under the objective {train.objective}: it compares a pair with the "
-            "other items of its batch, and slices that go through one after the other do not see each other's. For "
-            "less memory lower train.batch_items, or set train.remat."
+            f"Setting train.accumulate must be 1 under the objective {objective}: it compares a pair with the other "
+            "items of its batch, and slices that go through one after the other do not see each other's. For less "
+            "memory lower train.batch_items, or set train.remat."
+        )
+    _check_contrast(config)
+    if data.user_template and schedule.steps == "gradient" and train.objective == "whole_data":
+        raise UserError(
+            "Setting data.user_template is not read under train.objective = whole_data, whose users have vectors of "
+            "their own: take another objective, or leave it empty."
         )
     if data.user_template and schedule.steps != "gradient" and schedule.goal != "explicit":
         raise UserError(

@@ -129,19 +129,40 @@ class RatingPropensity:
 
 
 def naive_bayes_propensity(
-    ratings_N: np.ndarray, random_ratings_M: np.ndarray, num_users: int, num_items: int
+    ratings_N: np.ndarray,
+    random_ratings_M: np.ndarray,
+    num_users: int,
+    num_items: int,
+    *,
+    random_weights_M: np.ndarray | None = None,
 ) -> RatingPropensity:
     """Propensity by rating value from a second sample of M ratings that is missing at random.
 
     P(O=1 | Y=r) = P(Y=r | O=1) P(O=1) / P(Y=r), at most 1, with P(Y=r | O=1) counted on the N training ratings,
     P(O=1) = N / (U I), and P(Y=r) counted on the random sample with one count added to every value: Schnabel et al.,
     "Recommendations as Treatments" (ICML 2016), section 5; the added count is ours, against division by zero. Empty
-    ratings or an empty sample are `ValueError`: there is nothing to estimate from.
+    ratings or an empty sample are `ValueError`: there is nothing to estimate from. `random_weights_M`: how much each
+    rating of the sample counts, where it is missing at random only so weighted (default: 1).
     """
     if len(ratings_N) == 0 or len(random_ratings_M) == 0:
         raise ValueError("naive Bayes propensities need training ratings and a missing-at-random sample")
     values_V = np.union1d(ratings_N, random_ratings_M)
     observed_V = np.bincount(np.searchsorted(values_V, ratings_N), minlength=len(values_V)) / len(ratings_N)
-    random_V = np.bincount(np.searchsorted(values_V, random_ratings_M), minlength=len(values_V)) + 1
+    place_M = np.searchsorted(values_V, random_ratings_M)
+    random_V = np.bincount(place_M, weights=random_weights_M, minlength=len(values_V)) + 1
     density = len(ratings_N) / (num_users * num_items)
     return RatingPropensity(values_V, np.minimum(1.0, observed_V * density / (random_V / random_V.sum())))
+
+
+def balanced_naive_bayes(ratings_N: np.ndarray, item_N: np.ndarray, num_users: int, num_items: int) -> RatingPropensity:
+    """`naive_bayes_propensity` without a second sample: P(Y=r) is that of the training ratings, items counting alike.
+
+        P(Y=r) = 1/|I| sum_i P(Y=r | O=1, i)        over the |I| items with ratings
+
+    That takes back that popular items are rated more often, not that the users of an item choose to be its raters: the
+    least biased marginal that training data alone have, and not a sample that is missing at random.
+    """
+    counts_I = np.bincount(item_N, minlength=num_items)
+    return naive_bayes_propensity(
+        ratings_N, ratings_N, num_users, num_items, random_weights_M=1.0 / counts_I[np.asarray(item_N)]
+    )

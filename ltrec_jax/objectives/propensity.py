@@ -7,13 +7,18 @@ import numpy as np
 
 
 def inverse_propensity_weights(
-    propensity_N: np.ndarray, *, clip: float = 0.0, self_normalised: bool = True
+    propensity_N: np.ndarray,
+    *,
+    clip: float = 0.0,
+    self_normalised: bool = True,
+    counts_N: np.ndarray | None = None,
 ) -> np.ndarray:
     """w_n = min(1 / p_n, clip), divided by their mean if `self_normalised`: float64 [N].
 
-    `clip` bounds the variance at the price of bias (0: none); a mean of 1 keeps the scale of the loss and of its
-    penalties (SNIPS, Swaminathan & Joachims, NeurIPS 2015; for recommendation Schnabel et al., ICML 2016). No event
-    gives no weight. A propensity outside (0, 1] is `ValueError`.
+    `counts_N`: how many events each propensity stands for in that mean (default: one). `clip` bounds the variance at
+    the price of bias (0: none); a mean of 1 keeps the scale of the loss and of its penalties (SNIPS, Swaminathan &
+    Joachims, NeurIPS 2015; for recommendation Schnabel et al., ICML 2016). No event gives no weight. A propensity
+    outside (0, 1] is `ValueError`.
     """
     propensity_N = np.asarray(propensity_N, np.float64)
     if len(propensity_N) and not (propensity_N.min() > 0 and propensity_N.max() <= 1):
@@ -21,7 +26,9 @@ def inverse_propensity_weights(
     weight_N = 1.0 / propensity_N
     if clip:
         weight_N = np.minimum(weight_N, clip)
-    return weight_N / weight_N.mean() if self_normalised and len(weight_N) else weight_N
+    if self_normalised and len(weight_N):
+        weight_N = weight_N / np.average(weight_N, weights=counts_N)
+    return weight_N
 
 
 def popularity_weights(counts_I: np.ndarray, power: float, *, clip: float = 0.0) -> np.ndarray:

@@ -21,8 +21,8 @@ def whole_data(
         sum = sum_p w_p (s_p - y_p)^2 + a0 sum_(u, i) <p_u, q_i>^2        count = sum_p w_p
 
     The second sum is <P^T P, Q^T Q>, from the Gramians of the users and items it runs over (Hu, Koren & Volinsky, ICDM
-    2008): D^2 work, whatever their number. Other arguments and padding as `squared_error`. In a batch, pass the
-    Gramians of all rows and an a0 scaled by the batch's share of the pairs.
+    2008): D^2 work, whatever their number. Other arguments and padding as `squared_error`. In a
+    batch the Gramians are estimates of those of all rows (`train.whole_data_loss` says how they are scaled).
     """
     observed, count = squared_error(scores, targets, weights=weights)
     everywhere = jnp.sum(jnp.asarray(user_gramian_DxD) * item_gramian_DxD, dtype=jnp.float32)

@@ -29,7 +29,7 @@ class Profile:
 
 def rule_of(bundle: Bundle) -> UserRule:
     """The rule under which the bundle's user table was trained."""
-    ranks = bundle.prior is None and not bundle.config.train.predicts_ratings
+    ranks = bundle.prior is None and bundle.config.train.objective in ("softmax", "bpr")
     rule: UserRule = ranking_users.of_bundle(bundle) if ranks else squared_users.of_bundle(bundle)
     if bundle.user_text_rows is None:
         return rule
@@ -137,7 +137,7 @@ class LiveUsers:
         rule = self.rule
         if (of_texts := self._bundle.user_text_rows) is not None:
             rule = rule.around(of_texts[user, :-1], float(of_texts[user, -1]))
-        row = rule.known(self._events(seen, ratings), vector, bias)
+        row = rule.known(user, self._events(seen, ratings), vector, bias)
         return _State(row, (vector, bias), dict(zip(seen.tolist(), ratings.tolist(), strict=True)), {})
 
     def _as_profile(self, solution: tuple[np.ndarray, float], seen: np.ndarray, ratings: np.ndarray) -> Profile:

@@ -174,7 +174,7 @@ class RankingRule:
     def _center(self) -> np.ndarray:
         return np.zeros(self.width) if self.center is None else self.center
 
-    def known(self, trained: Events, vector_D: np.ndarray, bias: float) -> "Row":
+    def known(self, user: int, trained: Events, vector_D: np.ndarray, bias: float) -> "Row":
         """A user of the training, who stands where training left it until a like comes or goes."""
         row = self.fresh()
         row.take(trained)

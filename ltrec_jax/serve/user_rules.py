@@ -53,8 +53,8 @@ class UserRule(Protocol):
         """Somebody without events."""
         ...
 
-    def known(self, trained: Events, vector_D: np.ndarray, bias: float) -> UserRow:
-        """A user of the training, with its events and what it made of them."""
+    def known(self, user: int, trained: Events, vector_D: np.ndarray, bias: float) -> UserRow:
+        """A user of the training by number, with its events and what it made of them."""
         ...
 
     def around(self, vector_D: np.ndarray, bias: float) -> "UserRule":

@@ -66,7 +66,7 @@ class Anchors:
 
 @dataclasses.dataclass(frozen=True)
 class AnchoredModel:
-    """User vectors [U, D] and item vectors [I, D], float32: score = <p_u, q_i>.
+    """User vectors [U, D] and item vectors [I, D], float32 or float64: score = <p_u, q_i>.
 
     A later text has the vector projection^T z (see `Anchors`); center [E], projection [E + R, D] (with neighbours or a
     kernel ridge for cold items it is the bare anchor). `prior` is for new users; `objective` its value
@@ -113,13 +113,16 @@ def fit(
     num_users: int,
     settings: WholeDataConfig,
     spread: Parallel | None = None,
+    dtype: np.dtype | type = np.float32,
 ) -> AnchoredModel:
     """Solve for N distinct positives, then place the cold items. Deterministic.
+
+    `dtype` is that of the arithmetic and of the vectors: float64 needs `jax.enable_x64(True)`.
 
     A user without events, whom the objective would leave at 0, has the mean of the other users' vectors.
     """
     solution = anchored_als.solve(
-        user_N, item_N, anchors.vectors, num_users=num_users, settings=settings, spread=spread
+        user_N, item_N, anchors.vectors.astype(dtype), num_users=num_users, settings=settings, spread=spread
     )
     counts_I = np.bincount(item_N, minlength=len(anchors.z_IxE))
     item_vectors, projection_ExD = with_cold_items(anchors, solution.item_vectors, counts_I, settings)

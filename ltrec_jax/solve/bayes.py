@@ -3,6 +3,7 @@
 Out of scope: where side information comes from (`side_information`), evaluation.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ import tqdm
 
 from ltrec_jax.config import BayesConfig
 from ltrec_jax.parallel import Parallel, choose
-from ltrec_jax.solve import bayes_gibbs, bayes_model, bayes_variational
+from ltrec_jax.solve import bayes_gibbs, bayes_model, bayes_variational, user_features
 from ltrec_jax.solve.bayes_model import NOISE_SHAPE, REMEDY, BayesModel, Ratings, Side
 from ltrec_jax.solve.bayes_served import Mean, sampled_model
 from ltrec_jax.solve.bayes_variational import Gamma, State
@@ -67,7 +68,7 @@ def fit_vb(
     state = spread.local(state)
     require_solved(state.users.mean, "users", REMEDY)
     require_solved(state.items.mean, "items", REMEDY)
-    return _variational_model(ratings.mu, state, tuple(bound))
+    return _with_features(_variational_model(ratings.mu, state, tuple(bound)), users, user_N)
 
 
 def fit_gibbs(
@@ -102,7 +103,13 @@ def fit_gibbs(
             if counted:
                 mean = mean.add(spread.local(samples))
             bar.update(number)
-    return sampled_model(ratings, sides, mean, settings.gibbs_factors, spread)
+    return _with_features(sampled_model(ratings, sides, mean, settings.gibbs_factors, spread), users, user_N)
+
+
+def _with_features(model: BayesModel, users: SideInformation, user_N: np.ndarray) -> BayesModel:
+    counts_U = np.bincount(user_N, minlength=len(users.columns))
+    features = user_features.of_model(users, counts_U, model.user_map, model.user_noise)
+    return dataclasses.replace(model, prior=dataclasses.replace(model.prior, features=features))
 
 
 def _chunks(settings: BayesConfig) -> list[tuple[int, int, bool]]:

@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse
 import scipy.sparse.linalg
 
-from ltrec_jax.errors import UserError
+from ltrec_jax.errors import UserError, unknown_name
 
 INTERCEPT = "intercept"
 TEXT_DIMS = 20
@@ -24,11 +24,17 @@ _FEWEST = 10
 
 @dataclasses.dataclass(frozen=True)
 class SideInformation:
-    """columns float32 [R, F]; group int32 [F] says which of `names` (the blocks) each column belongs to."""
+    """columns float32 [R, F]; group int32 [F] says which of `names` (the blocks) each column belongs to.
+
+    `scaling`: of each block, the mean and deviation of its columns before they were standardised and which of them were
+    kept, [F_b] each. `per_item` (of users): what an event with each item adds to a block that events tell, [I, F_b].
+    """
 
     columns: np.ndarray
     group: np.ndarray
     names: tuple[str, ...]
+    scaling: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict)
+    per_item: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def assemble(blocks: Mapping[str, np.ndarray], known_R: np.ndarray) -> SideInformation:
@@ -38,16 +44,18 @@ def assemble(blocks: Mapping[str, np.ndarray], known_R: np.ndarray) -> SideInfor
     where they kept their proportions). Columns that are constant over the known rows are dropped. A block with another
     number of rows, or with a number that is not finite, is a `UserError`.
     """
-    parts, names = [np.ones((len(known_R), 1), np.float32)], [INTERCEPT]
+    parts, names, scaling = [np.ones((len(known_R), 1), np.float32)], [INTERCEPT], {}
     for name, block in blocks.items():
         if len(block) != len(known_R) or not np.isfinite(block).all():
             raise UserError(f"Side information {name!r} must have a finite row for each of the {len(known_R)} rows.")
-        scaled = _standardised(np.asarray(block, np.float64), known_R)
-        if scaled.shape[1]:
-            parts.append(scaled)
+        block = np.asarray(block, np.float64)
+        mean, deviation, varies = _scaling(block, known_R)
+        if varies.any():
+            parts.append(((block - mean)[:, varies] / deviation[varies]).astype(np.float32))
             names.append(name)
+            scaling[name] = mean, deviation, varies
     group = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
-    return SideInformation(np.concatenate(parts, axis=1), group.astype(np.int32), tuple(names))
+    return SideInformation(np.concatenate(parts, axis=1), group.astype(np.int32), tuple(names), scaling)
 
 
 def text(vectors_IxE: np.ndarray, known_I: np.ndarray, dims: int = TEXT_DIMS) -> np.ndarray:
@@ -112,9 +120,18 @@ def singular_vectors(
     The first pair only says how many events a row has and is left out. Deterministic (a fixed start, signs that make
     the largest entry of a right vector positive). Fewer columns where the matrix is too small, rows without events 0.
     """
+    left, right, _ = _singular(user_N, item_N, num_users, num_items, rank)
+    return left, right
+
+
+def _singular(
+    user_N: np.ndarray, item_N: np.ndarray, num_users: int, num_items: int, rank: int = SINGULAR_VECTORS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`singular_vectors`, and s [I, rank]: a user's left vector is the sum of its events' s over the root of their
+    number, for B right = D_u^1/2 left values D_i^1/2."""
     rank = min(rank, min(num_users, num_items) - 2)
     if rank < 1 or len(user_N) == 0:
-        return np.zeros((num_users, 0)), np.zeros((num_items, 0))
+        return np.zeros((num_users, 0)), np.zeros((num_items, 0)), np.zeros((num_items, 0))
     seen = scipy.sparse.csr_matrix((np.ones(len(user_N)), (user_N, item_N)), (num_users, num_items))
     seen.data[:] = 1.0
     root_U = np.sqrt(np.maximum(np.asarray(seen.sum(axis=1)).ravel(), 1))
@@ -123,9 +140,10 @@ def singular_vectors(
     start = np.random.default_rng(0).normal(size=min(scaled.shape))
     left, values, right = scipy.sparse.linalg.svds(scaled.tocsr(), k=rank + 1, v0=start)
     order = np.argsort(-values)[1:]
-    left, right = left[:, order], right[order]
+    left, values, right = left[:, order], values[order], right[order]
     sign = np.where(np.take_along_axis(right, np.abs(right).argmax(axis=1)[:, None], axis=1)[:, 0] < 0, -1.0, 1.0)
-    return left * sign, right.T * sign
+    left, right = left * sign, right.T * sign
+    return left, right, right / root_I[:, None] / np.maximum(values, 1e-12)
 
 
 def of_ratings(
@@ -139,19 +157,19 @@ def of_ratings(
     profile_UxE: np.ndarray | None = None,
     item_attributes: Mapping[str, pd.Series] | None = None,
     user_attributes: Mapping[str, pd.Series] | None = None,
-    leave_out: Sequence[str] = (),
+    blocks: Sequence[str] = (),
 ) -> tuple[SideInformation, SideInformation]:
     """Everything that the training events, texts and tables give: side information of the users and of the items.
 
     Blocks: text, words (items: their texts by TF-IDF, as `text`), popularity, singular, history (users: mean text of
     the training history), profile (users: their own texts, as `text` for items) and each attribute by its name.
-    `leave_out` names blocks to do without.
+    `blocks` names those to use, of users and of items alike (default: all); a name that neither has is a `UserError`.
     """
     counts_U, counts_I = np.bincount(user_N, minlength=num_users), np.bincount(item_N, minlength=num_items)
-    left, right = singular_vectors(user_N, item_N, num_users, num_items)
-    users, items = {"popularity": popularity(counts_U), "singular": left}, {}
+    left, right, by_event = _singular(user_N, item_N, num_users, num_items)
+    users, items, per_item = {"popularity": popularity(counts_U), "singular": left}, {}, {"singular": by_event}
     if text_IxE is not None:
-        items["text"] = text(text_IxE, counts_I > 0)
+        items["text"] = per_item["history"] = text(text_IxE, counts_I > 0)
         users["history"] = history_mean(items["text"], user_N, item_N, num_users)
     if words_IxR is not None:
         items["words"] = text(words_IxR, counts_I > 0)
@@ -160,16 +178,20 @@ def of_ratings(
     items |= {"popularity": popularity(counts_I), "singular": right}
     items |= {name: attribute(column) for name, column in (item_attributes or {}).items()}
     users |= {name: attribute(column) for name, column in (user_attributes or {}).items()}
-    return (
-        assemble({name: block for name, block in users.items() if name not in leave_out}, counts_U > 0),
-        assemble({name: block for name, block in items.items() if name not in leave_out}, counts_I > 0),
-    )
+    known = [*items, *(name for name in users if name not in items)]
+    for name in blocks:
+        if name not in known:
+            raise unknown_name("block of side information", name, known)
+    of_users = assemble({name: block for name, block in users.items() if name in (blocks or users)}, counts_U > 0)
+    of_items = assemble({name: block for name, block in items.items() if name in (blocks or items)}, counts_I > 0)
+    return dataclasses.replace(of_users, per_item=per_item), of_items
 
 
-def _standardised(block: np.ndarray, known_R: np.ndarray) -> np.ndarray:
+def _scaling(block: np.ndarray, known_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and deviation of each column over the known rows, and whether it varies there: [F_b]."""
     if not known_R.any():
-        return np.zeros((len(block), 0), np.float32)
-    shifted = block - block[known_R].mean(axis=0)
-    deviation = shifted[known_R].std(axis=0)
-    varies = deviation > 1e-9
-    return (shifted[:, varies] / deviation[varies]).astype(np.float32)
+        nothing = np.zeros(block.shape[1])
+        return nothing, nothing, np.zeros(block.shape[1], bool)
+    mean = block[known_R].mean(axis=0)
+    deviation = (block[known_R] - mean).std(axis=0)
+    return mean, deviation, deviation > 1e-9

@@ -29,6 +29,9 @@ _PRIMES = np.array(
 )
 _SAMPLED_STEPS, _SAMPLED_EPOCHS = 256, 8
 
+Weights = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(item [P], rating [P]) of pairs -> what their errors weigh, float [P]."""
+
 
 class Source(Protocol):
     """Batches of some units (texts, or items with their pairs) as the loop sees them: a pure function of the step.
@@ -58,7 +61,8 @@ class Batch(NamedTuple):
     pair_item int32[P] (slot 0..K-1), target float32[P], weight float32[P] (0 = padding), and the packed texts
     token_ids, token_slot (K = padding), token_position int32[R, L], or None where no text is encoded. `hidden`
     [R, L, E]: what leaves the frozen layers, or None where all layers are run. `log_q` float32[K]: log of the number of
-    slots that the item has in a batch on average, or None where nothing is compared with it.
+    slots that the item has in a batch on average, and `user_share` float32[P]: 1 / the pairs of the user in an epoch
+    (0 = padding), or None where nothing is compared with them.
 
     Where users have texts, `user_texts` are those of the batch's users, each distinct one once, in S slots per device,
     and pair_text int32[P] is the slot of each pair's in 0..D S - 1: those of D devices, one after the other.
@@ -75,6 +79,7 @@ class Batch(NamedTuple):
     token_position: np.ndarray | None
     hidden: np.ndarray | None = None
     log_q: np.ndarray | None = None
+    user_share: np.ndarray | None = None
     pair_text: np.ndarray | None = None
     user_texts: Texts | None = None
 
@@ -121,13 +126,13 @@ class BatchSource:
         share: slice = slice(None),
         seed: int = 0,
         hidden: HiddenStates | None = None,
-        weight_I: np.ndarray | None = None,
+        weights: Weights | None = None,
         with_log_q: bool = False,
         user_texts: UserTexts | None = None,
         user_row_length: int = 0,
         user_hidden: HiddenStates | None = None,
     ) -> None:
-        """`weight_I` float32 [I] weighs the pairs of each item (None: all alike).
+        """`weights` weighs pairs (None: all alike).
 
         With `user_texts` batches have those of their users, packed into rows of `user_row_length` if items' are.
         """
@@ -143,7 +148,7 @@ class BatchSource:
         self._start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._items = np.flatnonzero(counts).astype(np.int32)
         self._chunks = -(-counts[self._items] // pairs_per_item)
-        self._gate, self._tokens, self._hidden, self._weight = gate_I, tokens, hidden, weight_I
+        self._gate, self._tokens, self._hidden, self._weights = gate_I, tokens, hidden, weights
         self._lengths = None if tokens is None else np.asarray(tokens.lengths)
         self._num_users, self._num_items = num_users, num_items
         self._pairs_per_item, self._row_length, self._pad_id = pairs_per_item, row_length, pad_id
@@ -158,6 +163,7 @@ class BatchSource:
         if with_log_q:
             self._log_q = np.zeros(num_items, np.float32)
             self._log_q[self._items] = np.log(self._chunks / self.steps_per_epoch)
+        self._user_counts = np.bincount(interactions.user[rows], minlength=num_users) if with_log_q else None
         slots = -(-self.units_per_epoch // self.steps_per_epoch)
         self._parts = devices * accumulate
         self._slots = -(-slots // self._parts)
@@ -198,6 +204,13 @@ class BatchSource:
             return np.zeros(0, np.int64)
         items = np.repeat(self._lengths[self._items], self._chunks)
         return items if self._users is None else np.concatenate([items, self._users.lengths_per_epoch])
+
+    @property
+    def others(self) -> float:
+        """1 / how often two units meet in a batch, as a multiple of how often they would if each were dealt by itself:
+        (n - 1) / (n - steps) for n units an epoch. 1 where no two ever meet."""
+        n, steps = self.units_per_epoch, self.steps_per_epoch
+        return (n - 1) / (n - steps) if n > steps else 1.0
 
     def units(self, epoch: int, step: int) -> Units:
         """The units of a global batch, the same on any number of devices.
@@ -283,7 +296,15 @@ class BatchSource:
     ) -> Batch:
         rows = self._rows[units.pairs[pairs]]
         log_q = None if self._log_q is None else padded(self._log_q[units.item[part]], self._slots, 0.0)
-        weight = np.ones(len(rows), np.float32) if self._weight is None else self._weight[units.item[owner[pairs]]]
+        ratings = self._interactions.rating[rows]
+        if self._weights is None:
+            weight = np.ones(len(rows), np.float32)
+        else:
+            weight = self._weights(units.item[owner[pairs]], ratings).astype(np.float32)
+        users = self._interactions.user[rows]
+        share = None
+        if self._user_counts is not None:
+            share = padded((1.0 / self._user_counts[users]).astype(np.float32), pair_capacity, 0.0)
         items = padded(units.item[part], self._slots, self._num_items)
         gate = padded(self._gate[units.item[part]].astype(np.float32), self._slots, 0.0)
         token_ids = token_slot = token_position = hidden = None
@@ -298,15 +319,16 @@ class BatchSource:
         return Batch(
             item=items,
             gate=gate,
-            pair_user=padded(self._interactions.user[rows], pair_capacity, self._num_users),
+            pair_user=padded(users, pair_capacity, self._num_users),
             pair_item=padded((owner[pairs] // self._parts).astype(np.int32), pair_capacity, 0),
-            target=padded(self._interactions.rating[rows], pair_capacity, 0.0),
+            target=padded(ratings, pair_capacity, 0.0),
             weight=padded(weight, pair_capacity, 0.0),
             token_ids=token_ids,
             token_slot=token_slot,
             token_position=token_position,
             hidden=hidden,
             log_q=log_q,
+            user_share=share,
         )
 
     def _pack(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

@@ -149,6 +149,9 @@ def _bundle(
     dataset, train = problem.dataset, problem.split.train
     params = jax.tree.map(np.asarray, params)
     scale = dataset.info.get("scale") or [float(train.rating.min()), float(train.rating.max())]
+    # What serving needs to weigh a new user's ratings as training did; solves weigh by their own.
+    by_rating = problem.rating_weights() if prior is None else None
+    weights = {} if by_rating is None else {"rating_weights": [part.tolist() for part in by_rating]}
     items: pd.DataFrame = dataset.items.assign(**{columns.TEXT: problem.texts})
     return Bundle(
         config=problem.config,
@@ -163,6 +166,7 @@ def _bundle(
             },
             "scale": scale,
             "positive_rating": positive_rating(dataset),
+            **weights,
         },
         vectors=vectors,
         text_vectors=text_vectors.astype(np.float16),

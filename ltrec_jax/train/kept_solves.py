@@ -17,11 +17,12 @@ from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.model.words import Words
 from ltrec_jax.solve.anchored_model import Anchors
 from ltrec_jax.solve.fold_in import UserPrior
+from ltrec_jax.solve.user_features import UserFeatures
 from ltrec_jax.train.problem import Problem
 from ltrec_jax.train.solves import Solved
 from ltrec_jax.version import __version__
 
-_KEY, _WORDS = "key", "words"
+_KEY, _WORDS, _FEATURES = "key", "words", "features"
 
 
 def key(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) -> bytes:
@@ -77,9 +78,15 @@ def _read(place: Path, key: bytes, problem: Problem) -> Solved | None:
         counts=tensors["counts"],
         anchors=Anchors(**_plain(_below(tensors, "anchors"))),
         head=head,
-        prior=UserPrior(**_plain(_below(tensors, "prior"))),
+        prior=_prior(_below(tensors, "prior")),
         words=words,
     )
+
+
+def _prior(tensors: Mapping[str, np.ndarray]) -> UserPrior:
+    features = _below(tensors, _FEATURES)
+    own = {name: value for name, value in tensors.items() if not name.startswith(f"{_FEATURES}.")}
+    return UserPrior(**_plain(own), features=UserFeatures(**features) if features else None)
 
 
 def _parts(kind: Any) -> list[str]:

@@ -25,6 +25,7 @@ from ltrec_jax.text.store import TokenStore
 from ltrec_jax.train import sparse_table
 from ltrec_jax.train.batches import BatchSource
 from ltrec_jax.train.checkpoint import Checkpoints
+from ltrec_jax.train.contrast_loss import with_contrast
 from ltrec_jax.train.cost import encoder_flops, matmul_peak
 from ltrec_jax.train.layer_cache import HiddenStates, pooled_texts, run_above
 from ltrec_jax.train.loop import Evaluate, Outcome, Phase, Step, run_phase
@@ -48,6 +49,7 @@ from ltrec_jax.train.state import (
 from ltrec_jax.train.step import Loss, make_train_step
 from ltrec_jax.train.user_texts import Texts
 from ltrec_jax.train.validation import ndcg_loss
+from ltrec_jax.train.whole_data_loss import make_whole_data_loss
 from ltrec_jax.types import Array, MetricWriter, PyTree
 
 HEAD, ENCODER = "head", "encoder"
@@ -87,7 +89,7 @@ def prepare_head(problem: Problem, epochs: int, *, patience: int) -> Prepared:
         return lambda params, texts, *_: jnp.take(params[of], texts.name, axis=0, mode="fill", fill_value=0.0)
 
     train = dataclasses.replace(problem.config.train, trainable="none")
-    loss = _pair_loss(problem, frozen("features"), frozen("profiles"))
+    loss = _pair_loss(problem, frozen("features"), frozen("profiles"), source)
     state, step = state_and_step(problem, train, params, _fresh_tables(problem), loss, source, epochs)
     return Prepared(
         _phase(HEAD, train, epochs, patience, source, train.head_learning_rate),
@@ -122,7 +124,7 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
             table_learning_rate=train.joint_rate * train.table_learning_rate,
         )
     encode = encode_slots(problem, hidden)
-    loss = _pair_loss(problem, encode, encode)
+    loss = _contrasted(problem, encode, source)
     params = {**heads, "encoder": encoder_params}
     state, step = state_and_step(problem, train, params, tables, loss, source, epochs)
 
@@ -155,7 +157,7 @@ def _encoded(
     return catalogue.encode_catalogue(current, tokens.take(texts), policy=policy, progress=False)
 
 
-def _pair_loss(problem: Problem, pooled: PooledTexts, pooled_users: PooledTexts) -> Loss:
+def _pair_loss(problem: Problem, pooled: PooledTexts, pooled_users: PooledTexts, source: BatchSource) -> Loss:
     model, train = problem.config.model, problem.config.train
     head = Head(model.embedding_dim)
     if train.predicts_ratings:
@@ -167,6 +169,16 @@ def _pair_loss(problem: Problem, pooled: PooledTexts, pooled_users: PooledTexts)
             pooled_users=pooled_users,
             axis=problem.spread.axis,
         )
+    if train.objective == "whole_data":
+        return make_whole_data_loss(
+            pooled_texts=pooled,
+            head=head,
+            model=model,
+            unobserved_weight=problem.config.whole_data.unobserved_weight,
+            num_items=problem.dataset.num_items,
+            others=source.others,
+            axis=problem.spread.axis,
+        )
     return make_ranking_loss(
         pooled_texts=pooled,
         head=head,
@@ -175,6 +187,20 @@ def _pair_loss(problem: Problem, pooled: PooledTexts, pooled_users: PooledTexts)
         num_items=problem.dataset.num_items,
         axis=problem.spread.axis,
         pooled_users=pooled_users,
+    )
+
+
+def _contrasted(problem: Problem, pooled: PooledTexts, source: BatchSource) -> Loss:
+    train = problem.config.train
+    if not train.contrast_weight:
+        return _pair_loss(problem, pooled, pooled, source)
+    return with_contrast(
+        lambda given: _pair_loss(problem, given, pooled, source),
+        pooled,
+        weight=train.contrast_weight,
+        temperature=train.contrast_temperature,
+        num_items=problem.dataset.num_items,
+        axis=problem.spread.axis,
     )
 
 

@@ -9,17 +9,17 @@ from ltrec_jax import parallel, processes, storage
 from ltrec_jax.config import Config
 from ltrec_jax.data.dataset import Dataset, Interactions, Split
 from ltrec_jax.data.likes import positive_rating
-from ltrec_jax.data.popularity import Popularity, popularity
+from ltrec_jax.data.popularity import Popularity, balanced_naive_bayes, popularity
 from ltrec_jax.encoder import catalogue
 from ltrec_jax.encoder.weights import Encoder, load_encoder
 from ltrec_jax.errors import UserError
 from ltrec_jax.model.head import popularity_gate
-from ltrec_jax.objectives.propensity import popularity_weights
+from ltrec_jax.objectives.propensity import inverse_propensity_weights, popularity_weights
 from ltrec_jax.text import templates
 from ltrec_jax.text.lexical import Lexical, fit_lexical
 from ltrec_jax.text.store import TokenStore, build_store
 from ltrec_jax.text.tokenizer import load_tokenizer
-from ltrec_jax.train.batches import BatchSource
+from ltrec_jax.train.batches import BatchSource, Weights
 from ltrec_jax.train.layer_cache import HiddenStates, empty_hidden_states, open_hidden_states
 from ltrec_jax.train.state import frozen_layers
 from ltrec_jax.train.user_texts import UserTexts
@@ -87,6 +87,34 @@ class Problem:
             )
         return liked
 
+    def rating_weights(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What errors weigh under naive Bayes propensities: rating values and their weights, float64 [V]; else None.
+
+        Inverse propensities of `balanced_naive_bayes`, at most `train.propensity_clip` times the smallest, of mean 1
+        over the learnt rows.
+        """
+        train, rows = self.config.train, self.learnt_rows
+        if train.propensity != "naive_bayes":
+            return None
+        ratings_N = np.asarray(self.dataset.interactions.rating)[rows]
+        item_N = np.asarray(self.dataset.interactions.item)[rows]
+        found = balanced_naive_bayes(ratings_N, item_N, self.dataset.num_users, self.dataset.num_items)
+        counts_V = np.bincount(np.searchsorted(found.values_V, ratings_N), minlength=len(found.values_V))
+        relative_V = found.propensity_V / found.propensity_V.max()
+        weight_V = inverse_propensity_weights(relative_V, clip=train.propensity_clip, counts_N=counts_V)
+        return found.values_V.astype(np.float64), weight_V
+
+    def _pair_weights(self, rows: np.ndarray) -> Weights | None:
+        train = self.config.train
+        if (of_ratings := self.rating_weights()) is not None:
+            values_V, weight_V = of_ratings
+            return lambda item, rating: weight_V[np.searchsorted(values_V, rating)]
+        if not train.propensity_power:
+            return None
+        counts_I = np.bincount(self.dataset.interactions.item[rows], minlength=self.dataset.num_items)
+        weight_I = popularity_weights(counts_I, train.propensity_power, clip=train.propensity_clip)
+        return lambda item, rating: weight_I[item]
+
     def on(self, split: Split) -> "Problem":
         """The same problem on other rows of the same dataset; counts and gates follow the new training part."""
         counts = popularity(split.train.item, split.dataset.num_items)
@@ -135,14 +163,12 @@ class Problem:
         place of the training part, in batches of `size` pairs and items; their users are nobody, without texts.
         """
         train = self.config.train
-        weight_I = None
+        weights = None
         if events is not None:
             interactions, rows = events, np.arange(len(events))
         else:
             interactions, rows = self.dataset.interactions, self.learnt_rows
-            if train.propensity_power:
-                counts_I = np.bincount(interactions.item[rows], minlength=self.dataset.num_items)
-                weight_I = popularity_weights(counts_I, train.propensity_power, clip=train.propensity_clip)
+            weights = self._pair_weights(rows)
         users = self.learnt_users if events is None else None
         return BatchSource(
             interactions,
@@ -161,7 +187,7 @@ class Problem:
             accumulate=train.accumulate,
             seed=self.config.seed,
             hidden=hidden,
-            weight_I=None if weight_I is None else weight_I.astype(np.float32),
+            weights=weights,
             with_log_q=events is None and not train.predicts_ratings,
             user_texts=users,
             user_row_length=0 if users is None else _row_length(users.tokens, train.row_length),

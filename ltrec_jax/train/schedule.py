@@ -15,13 +15,14 @@ import jax
 import numpy as np
 
 from ltrec_jax import processes
+from ltrec_jax.config import ModelConfig, TrainConfig
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.solve.anchored_model import Anchors
 from ltrec_jax.train import gradient, item_phase, kept_solves, phases, stopping
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.item_phase import ITEMS
 from ltrec_jax.train.problem import Problem
-from ltrec_jax.train.solves import Solved, solve
+from ltrec_jax.train.solves import Solved, distinct_likes, solve
 from ltrec_jax.types import MetricWriter, PyTree
 
 FIRST, SECOND = "solve", "solve again"
@@ -83,9 +84,28 @@ def again(problem: Problem, found: Finished) -> Finished:
 
 def on_pairs(problem: Problem) -> Problem:
     """The problem whose gradient training is this schedule's fine-tuning on pairs."""
-    schedule, train = problem.config.schedule, problem.config.train
-    train = dataclasses.replace(train, trainable=schedule.trainable, epochs=schedule.epochs)
-    return dataclasses.replace(problem, config=dataclasses.replace(problem.config, train=train))
+    config, schedule = problem.config, problem.config.schedule
+    model, train = config.model, dataclasses.replace(config.train, trainable=schedule.trainable, epochs=schedule.epochs)
+    if config.solves_on_pairs:
+        model, train = _as_solved(problem, train)
+    return dataclasses.replace(problem, config=dataclasses.replace(config, model=model, train=train))
+
+
+def _as_solved(problem: Problem, train: TrainConfig) -> tuple[ModelConfig, TrainConfig]:
+    """Settings under which pairs are learnt from as the solves of whole data do: their objective, weights, penalties.
+
+    What a solve adds in penalties, lam (n_u + a0 |I|) |p_u|^2 and its like for items, is spread evenly over the N
+    likes: lam (1 + a0 |U| |I| / N) of each.
+    """
+    whole = problem.config.whole_data
+    user, item = distinct_likes(problem)
+    pairs = len(np.unique(user)) * len(np.unique(item))
+    l2 = whole.l2 * (1.0 + whole.unobserved_weight * pairs / max(len(user), 1))
+    train = dataclasses.replace(
+        train, objective="whole_data", propensity_power=whole.propensity_power, propensity_clip=0.0
+    )
+    model = dataclasses.replace(problem.config.model, user_l2=l2, item_l2=l2, bias_l2=l2, embedding_dropout=0.0)
+    return model, train
 
 
 def _solve(

@@ -55,7 +55,10 @@ def side_widths(problem: Problem) -> tuple[int, int]:
         sum(side_information.attribute(column).shape[1] for column in solves.attributes(table).values())
         for table in (dataset.users, dataset.items)
     )
-    return both + profile + of_users, both + of_items
+    words = 0
+    if problem.words_IxR is not None:
+        words = min(side_information.TEXT_DIMS, problem.words_IxR.shape[1], len(np.unique(train.item)))
+    return both + profile + of_users, both + words + of_items
 
 
 def _of_ratings(problem: Problem) -> SolveCost:

@@ -3,6 +3,7 @@
 Out of scope: the solvers (`solve`), what happens between two solves (`schedule`).
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 
@@ -42,10 +43,18 @@ class Solved:
 
 
 def solve(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None = None) -> Solved:
-    """Solve for `schedule.goal` over these text vectors. `anchors` (of a fine-tuning) replace the texts' own."""
-    if problem.config.schedule.goal == "explicit":
-        return _ratings(problem, features_IxE)
-    return _likes(problem, features_IxE, anchors)
+    """Solve for `schedule.goal` over these text vectors. `anchors` (of a fine-tuning) replace the texts' own.
+
+    The arithmetic is that of `schedule.solve_precision`; vectors come out in float32.
+    """
+    with jax.enable_x64(True) if _dtype(problem) == np.float64 else contextlib.nullcontext():
+        if problem.config.schedule.goal == "explicit":
+            return _ratings(problem, features_IxE)
+        return _likes(problem, features_IxE, anchors)
+
+
+def _dtype(problem: Problem) -> np.dtype:
+    return np.dtype(problem.config.schedule.solve_precision)
 
 
 def width(problem: Problem) -> int:
@@ -77,12 +86,21 @@ def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) 
     user, item = distinct_likes(problem)
     anchors = anchors or anchored_model.text_anchors(features_IxE, settings, problem.words_IxR)
     num_users, num_items = problem.dataset.num_users, problem.dataset.num_items
-    model = anchored_model.fit(user, item, anchors, num_users=num_users, settings=settings, spread=problem.spread)
+    model = anchored_model.fit(
+        user,
+        item,
+        anchors,
+        num_users=num_users,
+        settings=settings,
+        spread=problem.spread,
+        dtype=_dtype(problem),
+    )
+    user_vectors, item_vectors = model.user_vectors.astype(np.float32), model.item_vectors.astype(np.float32)
     zeros_U, zeros_I = np.zeros(num_users, np.float32), np.zeros(num_items, np.float32)
     projection_ExD, word_map_RxD = anchors.parts(model.projection)
     return Solved(
-        vectors=Vectors(0.0, model.user_vectors, zeros_U, model.item_vectors, zeros_I, predicts_ratings=False),
-        item_rows=model.item_vectors,
+        vectors=Vectors(0.0, user_vectors, zeros_U, item_vectors, zeros_I, predicts_ratings=False),
+        item_rows=item_vectors,
         counts=np.bincount(item, minlength=num_items),
         anchors=anchors,
         head=_head(anchors.center_E, projection_ExD, np.zeros(len(anchors.center_E), np.float32), 0.0),
@@ -109,6 +127,10 @@ def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
         profile_UxE=problem.profiles,
         item_attributes=attributes(dataset.items),
         user_attributes=attributes(dataset.users),
+        blocks=problem.config.bayes.blocks,
+    )
+    users, items = (
+        dataclasses.replace(side, columns=side.columns.astype(_dtype(problem), copy=False)) for side in (users, items)
     )
     fit = {"vb": bayes.fit_vb, "gibbs": bayes.fit_gibbs}[problem.config.bayes.method]
     model = fit(
@@ -121,7 +143,9 @@ def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
         key=jax.random.fold_in(jax.random.key(problem.config.seed), _KEY_STREAM),
         spread=problem.spread,
     )
-    vectors, counts_I = model.vectors, problem.popularity.counts
+    names = ("user_vectors", "user_biases", "item_vectors", "item_biases")
+    single = {name: getattr(model.vectors, name).astype(np.float32, copy=False) for name in names}
+    vectors, counts_I = dataclasses.replace(model.vectors, **single), problem.popularity.counts
     rows = np.column_stack([vectors.item_biases, vectors.item_vectors])
     # What a text alone says of a row: a ridge from it, since the solve's own features are more than texts.
     share = problem.config.bayes.lexical_share

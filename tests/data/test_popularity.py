@@ -122,3 +122,12 @@ def test_naive_bayes_edges() -> None:
         found.of(np.array([3.0]))
     with pytest.raises(ValueError, match="missing-at-random"):
         pop.naive_bayes_propensity(np.array([1.0]), np.zeros(0), 1, 1)
+
+
+def test_the_balanced_marginal_counts_every_item_alike() -> None:
+    """Item 0 has 98 ratings of 5, item 1 two of 1: each value has half of the marginal, whatever was rated most."""
+    ratings = np.array([5.0] * 98 + [1.0] * 2)
+    items = np.array([0] * 98 + [1] * 2)
+    found = pop.balanced_naive_bayes(ratings, items, 100, 3)
+    # One count for each item, and the one that is added for each value.
+    assert found.of(np.array([1.0, 5.0])) == pytest.approx([0.02 * (100 / 300) / (2 / 4), 0.98 * (100 / 300) / (2 / 4)])

@@ -69,6 +69,8 @@ def test_weights_are_clipped_then_normalised():
     np.testing.assert_allclose(found / found[0], [1, 2, 5])
     assert found.mean() == pytest.approx(1)
     assert len(inverse_propensity_weights(np.zeros(0))) == 0
+    counted = inverse_propensity_weights(propensity, counts_N=np.array([5, 0, 1]))
+    np.testing.assert_allclose(counted, np.array([1, 2, 100]) / ((5 * 1 + 100) / 6))
     with pytest.raises(ValueError, match="lie in"):
         inverse_propensity_weights(np.array([0.0]))
 

@@ -310,6 +310,25 @@ def test_whole_data_models_count_good_ratings_alone(bundle):
     service.close()
 
 
+def test_a_new_users_ratings_weigh_as_training_weighed_them(bundle):
+    """With weights by rating value: the ridge regression of `squared_users` with them, and it moves with a rating."""
+    about = {**bundle.about, "rating_weights": [[1.0, 3.0, 5.0], [4.0, 2.0, 0.5]]}
+    service = Service(dataclasses.replace(bundle, about=about))
+    numbers, model, v = np.array([1, 5, 40]), bundle.config.model, bundle.vectors
+    delta = model.embedding_dropout / (1 - model.embedding_dropout)
+    for ratings, weights in (([5.0, 1.0, 4.5], [0.5, 4.0, 0.5]), ([5.0, 3.0, 4.5], [0.5, 2.0, 0.5])):
+        for number, rating in zip(numbers, ratings, strict=True):
+            service.feedback("somebody", f"i{number}", rating)
+        x = np.insert(np.asarray(v.item_vectors[numbers], np.float64), 0, 1.0, axis=1)
+        weight = np.array(weights)
+        ridge = 3 * np.r_[model.bias_l2, np.full(8, model.user_l2)] + np.r_[0.0, np.full(8, delta)] * (weight @ x**2)
+        target = np.array(ratings) - v.mu - v.item_biases[numbers]
+        expected = np.linalg.solve((x * weight[:, None]).T @ x + np.diag(ridge), x.T @ (weight * target))
+        profile = service.users.profile("somebody")
+        np.testing.assert_allclose([profile.bias, *profile.vector], expected, rtol=1e-4, atol=1e-6)
+    service.close()
+
+
 def test_a_restart_gives_the_same_answers(bundle, tmp_path):
     first = Service(bundle, journal=Journal(tmp_path / "log.sqlite"))
     first.put_item("fresh", "the comet orbit rocket")

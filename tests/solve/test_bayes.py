@@ -70,10 +70,11 @@ def test_a_training_user_folds_in_to_the_same_row(exact, world):
     user, item, rating, users, _, _ = world
     v = exact.vectors
     for someone in (0, 7):
-        prior = exact.prior_of(users.columns[someone])
         mine = user == someone
+        prior = exact.prior.of(item[mine], someone)
+        np.testing.assert_allclose(prior.mean, exact.prior_of(users.columns[someone]).mean, rtol=1e-5, atol=1e-7)
         design, target = fold_in.events(prior, item[mine], rating[mine], v.mu, v.item_vectors, v.item_biases)
-        row = fold_in.fold_in(prior, item[mine], design, target, scale=exact.user_noise[someone])
+        row = fold_in.fold_in(prior, item[mine], design, target, scale=exact.prior.scale_of(someone))
         np.testing.assert_allclose(row, [v.user_biases[someone], *v.user_vectors[someone]], rtol=1e-4, atol=1e-6)
 
 

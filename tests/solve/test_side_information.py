@@ -54,7 +54,7 @@ def test_profiles_are_a_block_of_the_users_alone():
     varies = spread > 1e-9
     found = (expected - expected[:4].mean(axis=0))[:, varies] / spread[varies]
     np.testing.assert_allclose(users.columns[:, place], found, rtol=1e-4, atol=1e-5)
-    without, _ = side_information.of_ratings(user, item, 5, 3, profile_UxE=profiles, leave_out=["profile"])
+    without, _ = side_information.of_ratings(user, item, 5, 3, profile_UxE=profiles, blocks=["popularity"])
     assert "profile" not in without.names
 
 
@@ -98,7 +98,7 @@ def test_a_row_without_events_is_as_popular_as_the_mean():
     np.testing.assert_allclose(side_information.popularity(counts)[[0, 2, 3], 0], np.log([4, 101, 2]))
 
 
-def test_blocks_of_ratings_use_what_is_there_and_leave_out_what_is_asked():
+def test_blocks_of_ratings_use_what_is_there_or_what_is_asked():
     user, item = np.nonzero(RNG.random((15, 9)) < 0.5)
     users, items = side_information.of_ratings(user, item, 15, 9, text_IxE=RNG.normal(size=(9, 5)))
     assert users.names == ("intercept", "popularity", "singular", "history")
@@ -110,5 +110,10 @@ def test_blocks_of_ratings_use_what_is_there_and_leave_out_what_is_asked():
     block = items.columns[:, items.group == items.names.index("words")]
     centred = words - words.mean(axis=0)
     assert np.linalg.matrix_rank(np.hstack([centred, block]), tol=1e-4) == block.shape[1] == 4
-    users, items = side_information.of_ratings(user, item, 15, 9, leave_out=("singular",))
+    users, items = side_information.of_ratings(user, item, 15, 9, blocks=("popularity",))
     assert users.names == items.names == ("intercept", "popularity")
+    users, items = side_information.of_ratings(user, item, 15, 9, text_IxE=RNG.normal(size=(9, 5)), blocks=("history",))
+    assert users.names == ("intercept", "history")
+    assert items.names == ("intercept",)
+    with pytest.raises(UserError, match=r"'age'.*popularity.*singular"):
+        side_information.of_ratings(user, item, 15, 9, blocks=("age",))

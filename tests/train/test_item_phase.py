@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ltrec_jax.config import ScheduleConfig
+from ltrec_jax.encoder.catalogue import encode_catalogue
 from ltrec_jax.solve import anchored_model
 from ltrec_jax.train import item_phase
 from ltrec_jax.train.batches import Batch
@@ -64,3 +65,31 @@ def test_anchors_move_towards_the_warm_items(small_split, small_config, tmp_path
     assert all(jax.tree.leaves(same["0"]))
     assert not all(jax.tree.leaves(same["1"]))
     np.testing.assert_array_equal(tuned.anchors.center_E, anchors.center_E)
+
+
+@pytest.mark.slow
+def test_all_of_the_encoder_learns_its_words_too(small_split, small_config, tmp_path):
+    schedule = ScheduleConfig(trainable="all", epochs=3, batch_items=16, learning_rate=3e-3, head_learning_rate=3e-3)
+    problem = load_problem(small_split, dataclasses.replace(small_config, schedule=schedule))
+    anchors = anchored_model.text_anchors(problem.features_IxE, small_config.whole_data)
+    wanted = np.roll(anchors.vectors, 1, axis=1)
+    with Checkpoints(tmp_path / "items", keep=1) as kept:
+        tuned = item_phase.tune(problem, anchors, wanted, problem.popularity.counts, kept, Nowhere())
+    assert jax.tree.structure(tuned.params) == jax.tree.structure(problem.encoder.params)
+    words, learnt = (p["embeddings"]["word_embeddings"]["embedding"] for p in (problem.encoder.params, tuned.params))
+    warm = np.flatnonzero(problem.popularity.counts)
+    used = np.unique(problem.tokens.take(warm).values)
+    unused = np.setdiff1d(np.arange(len(words)), [*used, problem.encoder.config.pad_token_id])
+    assert len(unused)
+    np.testing.assert_array_equal(learnt[unused], words[unused])
+    assert (learnt[used] != words[used]).any(axis=1).all()
+    for layer in "01":
+        kernel = ("output", "dense", "kernel")
+        before, after = (p["encoder"]["layer"][layer] for p in (problem.encoder.params, tuned.params))
+        for name in kernel:
+            before, after = before[name], after[name]
+        assert not np.array_equal(before, after)
+    # The vectors are those of the encoder as it is left, words included.
+    left = dataclasses.replace(problem.encoder, params=tuned.params)
+    again = encode_catalogue(left, problem.tokens, policy="float32", progress=False)
+    np.testing.assert_allclose(tuned.features_IxE, again, atol=1e-5)

@@ -12,6 +12,7 @@ from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.model.words import Words
 from ltrec_jax.solve.anchored_model import Anchors
 from ltrec_jax.solve.fold_in import UserPrior
+from ltrec_jax.solve.user_features import UserFeatures
 from ltrec_jax.train import kept_solves
 from ltrec_jax.train.problem import load_problem
 from ltrec_jax.train.solves import Solved
@@ -28,6 +29,9 @@ def solved(*, explicit, words):
         return rng.normal(size=shape).astype(kind)
 
     more = {"covariance": some(4, 3, 3, kind=np.float64), "cross": some(4, 3, kind=np.float64)} if explicit else {}
+    if explicit:
+        terms = ("base", "away", "own", "count", "limits", "history", "singular", "noise")
+        more["features"] = UserFeatures(**{name: some(3) for name in terms})
     return Solved(
         vectors=Vectors(0.1, some(5, 2), some(5), some(4, 2), some(4), explicit),
         item_rows=some(4, 3),

@@ -117,6 +117,31 @@ def test_weights_of_the_pairs_follow_the_training_counts(problem):
     assert total == pytest.approx(found, rel=1e-5)
 
 
+def test_weights_of_the_pairs_follow_how_likely_their_ratings_are_observed(problem):
+    """Naive Bayes by hand: P(Y=r | O=1) / P(Y=r), where items count alike in the marginal; errors weigh the inverse."""
+    asked = posed(problem, "squared_error", propensity="naive_bayes", propensity_clip=0.0)
+    train, source = problem.split.train, asked.batches(with_texts=False)
+    counts = np.bincount(train.item, minlength=problem.dataset.num_items)
+    inverse = {}
+    for value in np.unique(train.rating).tolist():
+        same = train.rating == value
+        marginal = (1 / counts[train.item[same]]).sum() + 1
+        inverse[value] = marginal / same.mean()
+    total = found = 0.0
+    for step in range(source.steps_per_epoch):
+        batch = jax.tree.map(lambda leaf: leaf[0], source.batch(0, step))
+        real = batch.weight > 0
+        scale = batch.weight[real] / np.array([inverse[value] for value in batch.target[real].tolist()])
+        np.testing.assert_allclose(scale, scale[0], rtol=1e-5)
+        total, found = total + batch.weight.sum(), found + real.sum()
+    assert found == len(problem.split.train_rows)
+    assert total == pytest.approx(found, rel=1e-5)
+    weights = asked.rating_weights()[1]
+    assert weights.max() / weights.min() > 1.2
+    clipped = posed(problem, "squared_error", propensity="naive_bayes", propensity_clip=1.1).rating_weights()[1]
+    assert clipped.max() / clipped.min() == pytest.approx(1.1)
+
+
 @pytest.fixture(scope="module")
 def run(small_split, small_config, tmp_path_factory):
     out = tmp_path_factory.mktemp("ranking") / "run"
@@ -166,6 +191,10 @@ def test_what_cannot_be_asked_for(problem, small_config):
         dataclasses.replace(asking(small_config, "bpr"), schedule=solve)
     with pytest.raises(UserError, match=r"propensity_clip"):
         asking(small_config, "bpr", propensity_clip=0.5)
+    with pytest.raises(UserError, match="take popularity"):
+        asking(small_config, "bpr", propensity="naive_bayes")
+    with pytest.raises(UserError, match="leave it 0 under naive_bayes"):
+        asking(small_config, "squared_error", propensity="naive_bayes", propensity_power=0.5)
     picky = dataclasses.replace(problem.config.evaluation, positive_rating=6.0)
     config = asking(dataclasses.replace(problem.config, evaluation=picky), "softmax")
     with pytest.raises(UserError, match="needs likes"):

@@ -1,6 +1,7 @@
 """Solve, fine-tune, solve: a bundle that ranks, folds users in, places new texts, and comes back from disk."""
 
 import dataclasses
+import shutil
 import signal
 
 import numpy as np
@@ -12,6 +13,7 @@ from ltrec_jax.config import BayesConfig, ScheduleConfig
 from ltrec_jax.encoder.catalogue import encode_catalogue
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.model.head import Head
+from ltrec_jax.serve.service import Service
 from ltrec_jax.solve import fold_in
 from ltrec_jax.train import fit as fitting
 from ltrec_jax.train import schedule, solves
@@ -134,6 +136,28 @@ def test_the_whole_schedule_moves_the_encoder_and_repeats(small_split, small_con
     assert frozen.item_vectors.shape == bundles[0].vectors.item_vectors.shape
 
 
+@pytest.mark.slow
+def test_ratings_are_tuned_on_pairs_end_to_end(small_split, small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "WORSE", np.inf)
+    config = ratings(small_config)
+    config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, tune_on="pairs", epochs=2))
+    bundle = fit(small_split, config, tmp_path / "run")
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert list(dict.fromkeys(row["phase"] for row in rows)) == [schedule.FIRST, "head", "encoder", schedule.SECOND]
+    losses = [row["train_rmse"] for row in rows if row["phase"] in ("head", "encoder") and "train_rmse" in row]
+    assert losses[-1] < losses[0]
+    layers, before = bundle.encoder.params["encoder"]["layer"], load_problem(small_split, config).encoder.params
+    before = before["encoder"]["layer"]
+    assert not np.array_equal(before["1"]["output"]["dense"]["kernel"], layers["1"]["output"]["dense"]["kernel"])
+    np.testing.assert_array_equal(before["0"]["output"]["dense"]["kernel"], layers["0"]["output"]["dense"]["kernel"])
+    assert bundle.predicts_ratings
+    train, validation = small_split.train, small_split.validation
+    error = bundle.score_pairs(train.user, train.item) - train.rating
+    assert np.sqrt((error**2).mean()) < train.rating.std()
+    error = bundle.score_pairs(validation.user, validation.item) - validation.rating
+    assert rows[-1]["validation_rmse"] == pytest.approx(np.sqrt((error**2).mean()))
+
+
 class StopsAt:
     """A writer of metrics that plays the part of a cluster: it raises SIGTERM after a step of the fine-tuning."""
 
@@ -208,6 +232,85 @@ def test_a_never_rated_item_stands_between_the_solve_and_its_text(small_split, s
     found = np.column_stack([solved.vectors.item_biases, solved.vectors.item_vectors])
     np.testing.assert_allclose(found[cold], (by_text + by_solve)[cold] / 2, atol=1e-5)
     np.testing.assert_allclose(found[~cold], by_solve[~cold], atol=1e-6)
+
+
+def test_a_bundle_of_format_2_is_read_and_others_are_refused(solved, tmp_path):
+    out, bundle = solved
+    shutil.copytree(out / "bundle", tmp_path / "bundle")
+    about = tmp_path / "bundle" / "bundle.json"
+    written = about.read_text()
+    about.write_text(written.replace('"format_version": 3', '"format_version": 2'))
+    older = Bundle.load(tmp_path / "bundle")
+    np.testing.assert_array_equal(older.vectors.user_vectors, bundle.vectors.user_vectors)
+    assert older.prior.features is None
+    about.write_text(written.replace('"format_version": 3', '"format_version": 1'))
+    with pytest.raises(UserError, match="format 1; this version of ltrec_jax reads 2 and 3"):
+        Bundle.load(tmp_path / "bundle")
+
+
+def test_a_training_user_folded_in_through_a_served_bundle_of_ratings_is_that_user(small_split, small_config, tmp_path):
+    config = ratings(small_config)
+    solve = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps="solve"))
+    ages = small_split.dataset.users.assign(age=np.arange(120) % 7 + 20)
+    split = dataclasses.replace(small_split, dataset=dataclasses.replace(small_split.dataset, users=ages))
+    fit(split, solve, tmp_path / "run")
+    bundle = Bundle.load(tmp_path / "run" / "bundle")
+    v, prior, service = bundle.vectors, bundle.prior, Service(bundle)
+    away, without = [], []
+    for user in range(20):
+        items, stars = bundle.history.of(user)
+        design, target = fold_in.events(prior, items, stars, v.mu, v.item_vectors, v.item_biases)
+        own, scale = prior.of(items, user), prior.scale_of(user)
+        row = np.array([v.user_biases[user], *v.user_vectors[user]])
+        away.append(np.abs(fold_in.fold_in(own, items, design, target, scale=scale) - row).max())
+        without.append(np.abs(fold_in.fold_in(prior, items, design, target) - row).max())
+        # Served as somebody new: without the attributes, and at a noise of 1.
+        found = service.users.from_ratings(items.tolist(), stars.tolist())
+        expected = fold_in.fold_in(prior.of(items), items, design, target)
+        np.testing.assert_allclose([found.bias, *found.vector], expected, rtol=1e-4, atol=1e-5)
+    assert max(away) < 1e-3 < 0.05 < max(without)
+    # Feedback moves a known user as if the item had been among the events: the same map, the same noise.
+    items, stars = bundle.history.of(0)
+    other = int(np.setdiff1d(np.flatnonzero(bundle.counts), items)[0])
+    service.feedback("u0", f"i{other}", 1.0)
+    items, stars = np.append(items, other), np.append(stars, 1.0)
+    design, target = fold_in.events(prior, items, stars, v.mu, v.item_vectors, v.item_biases)
+    expected = fold_in.fold_in(prior.of(items, 0), items, design, target, scale=prior.scale_of(0))
+    found = service.users.profile("u0")
+    np.testing.assert_allclose([found.bias, *found.vector], expected, atol=2e-3)
+    service.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lists", "vb", "gibbs"])
+def test_a_solve_in_float64_is_served_in_float32(small_split, small_config, method):
+    config = with_schedule(small_config) if method == "lists" else ratings(small_config, method=method)
+    found = {}
+    for precision in ("float32", "float64"):
+        schedule_ = dataclasses.replace(config.schedule, solve_precision=precision)
+        problem = load_problem(small_split, dataclasses.replace(config, schedule=schedule_))
+        found[precision] = solves.solve(problem, problem.features_IxE)
+        vectors = found[precision].vectors
+        for name in ("user_vectors", "user_biases", "item_vectors", "item_biases"):
+            assert getattr(vectors, name).dtype == np.float32
+    single, double = (solved.vectors for solved in found.values())
+    assert not np.array_equal(single.user_vectors, double.user_vectors)
+    if method == "lists":  # the others' starts are drawn, and other numbers in float64
+        np.testing.assert_allclose(single.score(np.arange(5)), double.score(np.arange(5)), atol=2e-3)
+
+
+def test_a_solve_of_ratings_reads_the_blocks_that_are_named(small_split, small_config):
+    config = ratings(small_config)
+    named = {}
+    for blocks in ((), ("text", "popularity"), ("title",)):
+        asked = dataclasses.replace(config, bayes=dataclasses.replace(config.bayes, blocks=blocks))
+        problem = load_problem(small_split, asked)
+        if blocks == ("title",):
+            with pytest.raises(UserError, match=r"'title'.*history, popularity, singular, text"):
+                solves.solve(problem, problem.features_IxE)
+        else:
+            named[blocks] = solves.solve(problem, problem.features_IxE).vectors.item_vectors
+    assert np.abs(named[()] - named["text", "popularity"]).max() > 1e-3
 
 
 def test_a_solve_has_no_steps_to_trace(small_split, small_config):
