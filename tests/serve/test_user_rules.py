@@ -57,7 +57,7 @@ def test_the_squared_rule_minimises_errors_and_the_distance_to_the_text(squared,
     first, rest = rated.where(np.arange(5) < 2), rated.where(np.arange(5) >= 2)
     early = squared.fresh()
     early.take(first)
-    known = squared.known(first, *early.solve())
+    known = squared.known(0, first, *early.solve())
     known.take(rest)
     np.testing.assert_allclose(np.r_[known.solve()], np.r_[vector, bias], rtol=1e-9)
 

@@ -192,7 +192,7 @@ def test_between_solves_of_whole_data_pairs_are_learnt_from_as_the_solves_do(sma
     assert schedule.on_pairs(kept).config.model == asked.config.model
     for goal in ({"goal": "explicit"}, {"steps": "gradient"}):
         assert not lists_on_pairs(small_config, **goal).solves_on_pairs
-    with pytest.raises(UserError, match="objective whole_data, which"):
+    with pytest.raises(UserError, match="objective whole_data: it compares"):
         config = lists_on_pairs(small_config)
         dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
 
