@@ -14,6 +14,7 @@ import quality_top_n
 from quality import Outcome
 
 from ltrec_jax import parallel, storage
+from ltrec_jax.parallel import describe_hardware
 
 PROTOCOLS: Mapping[str, Callable[[bool], Outcome]] = {
     "ml100k_top_n": quality_top_n.movielens_100k,
@@ -33,16 +34,17 @@ def main() -> None:
     # As every command does: a program is compiled once per machine.
     parallel.enable_compile_cache(str(storage.cache_directory() / "compiled"))
     before = storage.read_json(options.json) if options.json and options.json.is_file() else {}
-    # Protocols that are not run again keep their figures.
+    # Protocols that are not run again keep their figures, and what they were measured on and of.
     headline: dict[str, float] = dict(before.get("headline", {}))
-    details: dict[str, object] = dict(before.get("details", {}))
+    then = {"hardware": before.get("hardware"), "code": before.get("code")}
+    details: dict[str, object] = {name: {"measured": then} | old for name, old in before.get("details", {}).items()}
     rows: list[tuple[str, str]] = []
     for name in options.only or PROTOCOLS:
         began = time.perf_counter()
         found = PROTOCOLS[name](options.quick)
         seconds = time.perf_counter() - began
         headline |= dict(found.headline) | {f"{name}_seconds": round(seconds, 1)}
-        details[name] = found.details
+        details[name] = {**found.details, "measured": {"hardware": describe_hardware(), "code": harness.code()}}
         rows += [*found.rows, (f"{name}: seconds", f"{seconds:.0f}")]
         harness.report(options.json, "quality", headline, details, rows)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 from quality import Outcome, item_texts_of, validation_as_test
 
 from ltrec_jax.baselines import biases
@@ -64,14 +65,17 @@ def ours(
             dataset.num_users,
             dataset.num_items,
             text_IxE=vectors(),
-            item_attributes={name: dataset.items[name] for name in ATTRIBUTES["items"] if name in dataset.items},
-            user_attributes={name: dataset.users[name] for name in ATTRIBUTES["users"] if name in dataset.users},
-            leave_out=leave_out,
+            item_attributes=_attributes(dataset.items, "items", leave_out),
+            user_attributes=_attributes(dataset.users, "users", leave_out),
         )
         key = jax.random.key(seed)
         return solve(train.user, train.item, train.rating, users, items, settings=settings, key=key).vectors
 
     return fit
+
+
+def _attributes(table: pd.DataFrame, side: str, leave_out: Sequence[str]) -> dict[str, pd.Series]:
+    return {name: table[name] for name in ATTRIBUTES[side] if name in table and name not in leave_out}
 
 
 def fit_biases(split: Split, item_texts: ItemTexts) -> Recommender:

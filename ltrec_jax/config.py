@@ -207,7 +207,10 @@ class BayesConfig:
     lexical_rank: Annotated[int, Doc("dimensions of the words of a text; fewer of few texts")] = 128
     blocks: Annotated[
         tuple[str, ...],
-        Doc("side information: text, popularity, singular, history, profile, columns of the tables; empty: all"),
+        Doc(
+            "side information: text, words (with a lexical_share), popularity, singular, history, profile (with a "
+            "data.user_template), columns of the tables; empty: all"
+        ),
     ] = ()
 
 
@@ -441,6 +444,14 @@ def _check(config: Config) -> None:
             "Setting bayes.lexical_share is read by solves of ratings alone: set schedule.goal to explicit and "
             "schedule.steps to solve or solve_tune_solve, or leave it 0."
         )
+    for name, asked, setting in (
+        ("words", bayes.lexical_share > 0, "bayes.lexical_share"),
+        ("profile", bool(data.user_template) and schedule.steps != "gradient", "data.user_template"),
+    ):
+        if bayes.blocks and asked and name not in bayes.blocks:
+            raise UserError(f"Setting bayes.blocks leaves out {name}, which {setting} asks for: name it too.")
+    if "words" in bayes.blocks and not bayes.lexical_share:
+        raise UserError("Setting bayes.blocks names words: set bayes.lexical_share above 0.")
     if train.row_length < data.max_length:
         raise UserError(
             f"Setting train.row_length ({train.row_length}) must hold a whole text: at least data.max_length "

@@ -297,7 +297,8 @@ def _dial_is(vectors: Vectors) -> str:
     """What the numbers on a dial's curve do, for the reader of the report."""
     if vectors.predicts_ratings:
         return "the score of an item with n training events loses β log n standard deviations of the ratings"
-    return "the vector of an item with n training events is multiplied by n^−β, as ltrec recommend --tail β does"
+    served = ", as ltrec recommend --tail β does" if vectors.only_products else ""
+    return f"the vector of an item with n training events is multiplied by n^−β{served}"
 
 
 def example_user(bundle: Bundle) -> str:

@@ -224,7 +224,8 @@ def _tokens(out: Path, source: Corpus, tokenizer: Tokenizer, length: int, manife
         store = open_store(place)
     except UserError:
         shutil.rmtree(place, ignore_errors=True)
-        with storage.new_file(out / IDS) as ids, storage.new_directory(place) as directory:
+        # The ids are in place before the tokens: a store without them would be taken for finished.
+        with storage.new_directory(place) as directory, storage.new_file(out / IDS) as ids:
             write_store(directory, _noting_ids(source, ids), tokenizer, length)
         store = open_store(place)
     digest = storage.content_hash(storage.read_json(place / "store.json")["sha256"])

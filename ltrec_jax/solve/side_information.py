@@ -15,6 +15,8 @@ import scipy.sparse.linalg
 from ltrec_jax.errors import UserError, unknown_name
 
 INTERCEPT = "intercept"
+BLOCKS = (INTERCEPT, "text", "words", "popularity", "singular", "history", "profile")
+"""The blocks that are not columns of a table."""
 TEXT_DIMS = 20
 SINGULAR_VECTORS = 19
 _SEPARATOR = "|"
@@ -163,7 +165,8 @@ def of_ratings(
 
     Blocks: text, words (items: their texts by TF-IDF, as `text`), popularity, singular, history (users: mean text of
     the training history), profile (users: their own texts, as `text` for items) and each attribute by its name.
-    `blocks` names those to use, of users and of items alike (default: all); a name that neither has is a `UserError`.
+    A column with the name of another block is called "column NAME". `blocks` names those to use, of users and of items
+    alike (default: all); a name that neither has is a `UserError`.
     """
     counts_U, counts_I = np.bincount(user_N, minlength=num_users), np.bincount(item_N, minlength=num_items)
     left, right, by_event = _singular(user_N, item_N, num_users, num_items)
@@ -176,8 +179,8 @@ def of_ratings(
     if profile_UxE is not None:
         users["profile"] = text(profile_UxE, counts_U > 0)
     items |= {"popularity": popularity(counts_I), "singular": right}
-    items |= {name: attribute(column) for name, column in (item_attributes or {}).items()}
-    users |= {name: attribute(column) for name, column in (user_attributes or {}).items()}
+    items |= {_own_name(name): attribute(column) for name, column in (item_attributes or {}).items()}
+    users |= {_own_name(name): attribute(column) for name, column in (user_attributes or {}).items()}
     known = [*items, *(name for name in users if name not in items)]
     for name in blocks:
         if name not in known:
@@ -185,6 +188,10 @@ def of_ratings(
     of_users = assemble({name: block for name, block in users.items() if name in (blocks or users)}, counts_U > 0)
     of_items = assemble({name: block for name, block in items.items() if name in (blocks or items)}, counts_I > 0)
     return dataclasses.replace(of_users, per_item=per_item), of_items
+
+
+def _own_name(column: str) -> str:
+    return f"column {column}" if column in BLOCKS else column
 
 
 def _scaling(block: np.ndarray, known_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

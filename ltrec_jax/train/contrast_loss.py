@@ -42,6 +42,9 @@ def with_contrast(
         params: PyTree, rows: dict[str, jax.Array], batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         words = rows.get("words")
+        if words is not None and batch.token_ids is not None:
+            # Behind the rows of the items' tokens stand those of the users'.
+            words = words[: batch.token_ids.size]
         first_key, second_key = jax.random.split(jax.random.fold_in(key, _VIEW_STREAM))
         first_KxE = pooled_texts(params, batch.texts, words, first_key)
         second_KxE = pooled_texts(params, batch.texts, words, second_key)

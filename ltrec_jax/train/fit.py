@@ -17,7 +17,7 @@ from ltrec_jax.data import columns
 from ltrec_jax.data.dataset import Split
 from ltrec_jax.data.history import history
 from ltrec_jax.data.likes import positive_rating
-from ltrec_jax.errors import UserError
+from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.model.words import Words
 from ltrec_jax.solve.fold_in import UserPrior
@@ -53,7 +53,10 @@ def fit(
         if processes.number() > 1:
             raise UserError("Several processes share one run directory: name it (out).")
         with tempfile.TemporaryDirectory(prefix="ltrec-") as temporary:
-            return fit(split, config, Path(temporary) / "run", profile=profile)
+            try:
+                return fit(split, config, Path(temporary) / "run", profile=profile)
+            except StoppedError as stopped:
+                raise StoppedError(f"{str(stopped).split(';')[0]}; without a run directory nothing is kept.") from None
     out = Path(out)
     with stopping.at_once(f"; what had been finished is saved in {out}. {stopping.RESUME}"):
         with stopping.deferred():

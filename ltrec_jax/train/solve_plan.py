@@ -19,8 +19,8 @@ GATHERED_PER_SECOND = {"vb": 5e8, "gibbs": 2e8, "whole_data": 2e8}
 an alternation 3.7 s (lists, width 32; benchmarks/results/bench_solves.json). A solve of MovieLens-1M at width 384 had
 the latter's rate to a third (20 s). Gibbs: that of the normal equations, which it shares with the lists; not measured.
 """
-_FLOAT, _DOUBLE = 4, 8
-_ENTRY = 3 * _FLOAT
+_DOUBLE = 8
+_ENTRY = 3 * 4
 """A block has column, value and mask of each entry."""
 _SAMPLES, _KEPT = 10, 3
 """Gibbs sweeps whose samples are merged at once, and times the served rank that is kept of them."""
@@ -47,21 +47,27 @@ def side_widths(problem: Problem) -> tuple[int, int]:
     text = min(side_information.TEXT_DIMS, wide, len(np.unique(train.item)))
     singular = max(min(side_information.SINGULAR_VECTORS, min(users, items) - 2), 0)
     profile = 0
-    if problem.profiles is not None:
+    if problem.users is not None:
         profile = min(side_information.TEXT_DIMS, wide, len(np.unique(train.user)))
-    # An intercept and the two columns of popularity.
-    both = 3 + singular + text
+    asked = problem.config.bayes.blocks
     of_users, of_items = (
-        sum(side_information.attribute(column).shape[1] for column in solves.attributes(table).values())
+        {name: side_information.attribute(column).shape[1] for name, column in solves.attributes(table).items()}
         for table in (dataset.users, dataset.items)
     )
     words = 0
     if problem.words_IxR is not None:
         words = min(side_information.TEXT_DIMS, problem.words_IxR.shape[1], len(np.unique(train.item)))
-    return both + profile + of_users, both + words + of_items
+    both = {"popularity": 2, "singular": singular}
+    of_users |= both | {"history": text, "profile": profile}
+    of_items |= both | {"text": text, "words": words}
+    # An intercept and the blocks.
+    found = (1 + sum(width for name, width in of.items() if not asked or name in asked) for of in (of_users, of_items))
+    users_width, items_width = found
+    return users_width, items_width
 
 
 def _of_ratings(problem: Problem) -> SolveCost:
+    number = solves.dtype(problem).itemsize
     settings, train, dataset = problem.config.bayes, problem.split.train, problem.dataset
     users, items, wide = dataset.num_users, dataset.num_items, problem.features_IxE.shape[1]
     rows, width = users + items, solves.width(problem) + 1
@@ -72,26 +78,27 @@ def _of_ratings(problem: Problem) -> SolveCost:
     entries_I = _entries(problem, train.item, items, gathered)
     columns_U, columns_I = side_widths(problem)
     # On the host, on the device, and there once more with zeros for rows without events.
-    sides = 3 * _FLOAT * (users * columns_U + items * columns_I)
+    sides = 3 * number * (users * columns_U + items * columns_I)
     if variational:
         # Means, covariances and noise before and after; then, of the larger side, its sums and six matrices a row.
-        state = 2 * _FLOAT * rows * (width + width * width + 3)
-        working = _FLOAT * (max(users, items) * (3 * moments + 6 * width * width) + max(users, items) * moments)
+        state = 2 * number * rows * (width + width * width + 3)
+        working = number * (max(users, items) * (3 * moments + 6 * width * width) + max(users, items) * moments)
         passes, method = settings.iterations, "vb"
     else:
         kept = min(_KEPT * settings.gibbs_factors, users, items)
-        state = _FLOAT * rows * (2 * (width + 1) + _SAMPLES * (width + 1) + 2 * kept)
+        state = number * rows * (2 * (width + 1) + _SAMPLES * (width + 1) + 2 * kept)
         merging = 2 * rows * (kept + _SAMPLES * settings.gibbs_factors)
-        working = _FLOAT * max(merging, 3 * max(users, items) * width * width)
+        working = number * max(merging, 3 * max(users, items) * width * width)
         passes, method = settings.sweeps, "gibbs"
     solving = _ENTRY * (entries_U + entries_I) // problem.spread.count + sides + state + working
     # Before it: principal components of the texts, five matrices in float64.
     components = 5 * _DOUBLE * items * wide
     seconds = passes * gathered * (entries_U + entries_I) / GATHERED_PER_SECOND[method]
-    return SolveCost(_FLOAT * items * wide + max(components, solving), seconds)
+    return SolveCost(4 * items * wide + max(components, solving), seconds)
 
 
 def _of_lists(problem: Problem) -> SolveCost:
+    number = solves.dtype(problem).itemsize
     settings, dataset = problem.config.whole_data, problem.dataset
     user, item = solves.distinct_likes(problem)
     users, items, width = dataset.num_users, dataset.num_items, solves.width(problem)
@@ -100,12 +107,12 @@ def _of_lists(problem: Problem) -> SolveCost:
     entries_I = _entries(problem, place, len(warm), width, shortest=32)
     # Vectors of both sides, in their own basis and in the one in which they are solved, and the anchors in both; on the
     # host directions of texts, anchors and item vectors. Gramian and its basis. One block with its matrices.
-    vectors = _FLOAT * width * (2 * users + 4 * len(warm) + 3 * items)
-    working = _FLOAT * (3 * width * width + 4 * row_solve.BLOCK_FLOATS)
+    vectors = number * width * (2 * users + 4 * len(warm) + 3 * items)
+    working = number * (3 * width * width + 4 * row_solve.BLOCK_FLOATS)
     held = _ENTRY * (entries_U + entries_I) // problem.spread.count + vectors + working
     gathered = width * (settings.alternations * (entries_U + entries_I) + entries_U)
     wide = problem.features_IxE.shape[1]
-    return SolveCost(_FLOAT * items * wide + held, gathered / GATHERED_PER_SECOND["whole_data"])
+    return SolveCost(4 * items * wide + held, gathered / GATHERED_PER_SECOND["whole_data"])
 
 
 def _entries(problem: Problem, row_N: np.ndarray, num_rows: int, width: int, shortest: int = 8) -> int:

@@ -47,13 +47,14 @@ def solve(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None = 
 
     The arithmetic is that of `schedule.solve_precision`; vectors come out in float32.
     """
-    with jax.enable_x64(True) if _dtype(problem) == np.float64 else contextlib.nullcontext():
+    with jax.enable_x64(True) if dtype(problem) == np.float64 else contextlib.nullcontext():
         if problem.config.schedule.goal == "explicit":
             return _ratings(problem, features_IxE)
         return _likes(problem, features_IxE, anchors)
 
 
-def _dtype(problem: Problem) -> np.dtype:
+def dtype(problem: Problem) -> np.dtype:
+    """What a solve computes in (`schedule.solve_precision`)."""
     return np.dtype(problem.config.schedule.solve_precision)
 
 
@@ -93,7 +94,7 @@ def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) 
         num_users=num_users,
         settings=settings,
         spread=problem.spread,
-        dtype=_dtype(problem),
+        dtype=dtype(problem),
     )
     user_vectors, item_vectors = model.user_vectors.astype(np.float32), model.item_vectors.astype(np.float32)
     zeros_U, zeros_I = np.zeros(num_users, np.float32), np.zeros(num_items, np.float32)
@@ -130,7 +131,7 @@ def _ratings(problem: Problem, features_IxE: np.ndarray) -> Solved:
         blocks=problem.config.bayes.blocks,
     )
     users, items = (
-        dataclasses.replace(side, columns=side.columns.astype(_dtype(problem), copy=False)) for side in (users, items)
+        dataclasses.replace(side, columns=side.columns.astype(dtype(problem), copy=False)) for side in (users, items)
     )
     fit = {"vb": bayes.fit_vb, "gibbs": bayes.fit_gibbs}[problem.config.bayes.method]
     model = fit(

@@ -39,10 +39,10 @@ class _Interrupt(Stop):
         self.told, self.alone = told, processes.number() == 1
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        first = not self.asked
         super().__call__(number, frame)
         # Several processes must stop at one point, or those that go on wait for the others for ever.
-        if first and self.alone and not _renames(frame):
+        # A later signal counts too: the first may have come while files were renamed.
+        if self.alone and not _renames(frame):
             # Not an exception that a library may take for a failure of its own.
             raise KeyboardInterrupt
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ltrec_jax.errors import UserError
+from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.tuning.candidates import Candidate
 from ltrec_jax.tuning.judge import RMSE, Judge
 from ltrec_jax.tuning.spaces import OneOf, Space, Whole
@@ -106,6 +106,9 @@ def _try(study: Any, candidate: Candidate, judge: Judge, objective: str, optuna:
         value = judge.value(figures, objective)
         if not math.isfinite(value):
             raise UserError(f"{objective} is {value}.")
+    except StoppedError:
+        # Nothing is known of this trial: whoever goes on with the search makes it again.
+        raise
     except UserError as error:
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=optuna.trial.TrialState.FAIL)

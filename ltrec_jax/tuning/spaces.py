@@ -104,11 +104,15 @@ OWN_SPACES: Mapping[str, Space] = {
 """Of our own models, by the names of settings of the configuration: gradient training, the solve for lists, the two
 solves of ratings, and the fine-tuning of the whole schedule, whose solves keep the settings they were given. Of these
 names a search leaves out what its configuration does not read."""
-OWN_SCHEDULES: Mapping[str, Mapping[str, str]] = {
-    "gradient": {"schedule.steps": "gradient"},
-    "whole-data": {"schedule.steps": "solve", "schedule.goal": "whole_data"},
-    "bayes": {"schedule.steps": "solve", "schedule.goal": "explicit", "bayes.method": "vb"},
-    "gibbs": {"schedule.steps": "solve", "schedule.goal": "explicit", "bayes.method": "gibbs"},
+# A share of words belongs to one goal, and is refused under others.
+_NO_WORDS_OF_RATINGS: Mapping[str, Any] = {"bayes.lexical_share": 0.0, "bayes.blocks": ()}
+_NO_WORDS_OF_LISTS: Mapping[str, Any] = {"whole_data.lexical_share": 0.0}
+_SOLVE_RATINGS = {"schedule.steps": "solve", "schedule.goal": "explicit", **_NO_WORDS_OF_LISTS}
+OWN_SCHEDULES: Mapping[str, Mapping[str, Any]] = {
+    "gradient": {"schedule.steps": "gradient", **_NO_WORDS_OF_RATINGS, **_NO_WORDS_OF_LISTS},
+    "whole-data": {"schedule.steps": "solve", "schedule.goal": "whole_data", **_NO_WORDS_OF_RATINGS},
+    "bayes": {**_SOLVE_RATINGS, "bayes.method": "vb"},
+    "gibbs": {**_SOLVE_RATINGS, "bayes.method": "gibbs"},
     "schedule": {"schedule.steps": "solve_tune_solve"},
 }
 """What makes a configuration train each of them."""

@@ -115,5 +115,8 @@ def test_blocks_of_ratings_use_what_is_there_or_what_is_asked():
     users, items = side_information.of_ratings(user, item, 15, 9, text_IxE=RNG.normal(size=(9, 5)), blocks=("history",))
     assert users.names == ("intercept", "history")
     assert items.names == ("intercept",)
+    rank = pd.Series(np.arange(9.0))
+    _, items = side_information.of_ratings(user, item, 15, 9, item_attributes={"popularity": rank})
+    assert items.names == ("intercept", "popularity", "singular", "column popularity")
     with pytest.raises(UserError, match=r"'age'.*popularity.*singular"):
         side_information.of_ratings(user, item, 15, 9, blocks=("age",))

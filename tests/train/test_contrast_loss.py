@@ -76,6 +76,23 @@ def test_two_devices_take_the_step_of_one_and_the_contrast_moves_it(problem):
     assert abs(one["gradient_norm"] - without["gradient_norm"]) > 0.01 * without["gradient_norm"]
 
 
+@pytest.mark.slow
+def test_texts_of_users_and_learning_words_stand_beside_it(small_split, problem):
+    """Rows of the users' words follow those of the items' in a step."""
+    config = problem.config
+    train = dataclasses.replace(config.train, trainable="all")
+    schedule = dataclasses.replace(config.schedule, steps="gradient")
+    data = dataclasses.replace(config.data, user_template="the {user_id}")
+    asked = load_problem(
+        small_split, dataclasses.replace(config, train=train, schedule=schedule, data=data), spread=problem.spread
+    )
+    prepared = phases.prepare_encoder(asked, 1, patience=0, start=None)
+    batch = prepared.source.batch(0, 0)
+    assert batch.user_texts is not None
+    _, row = prepared.step(prepared.state, asked.spread.shard(batch), asked.spread.replicate(jax.random.key(0)))
+    assert np.isfinite(jax.device_get(row)["gradient_norm"])
+
+
 @pytest.mark.parametrize(
     ("changes", "schedule", "told"),
     [

@@ -14,7 +14,7 @@ from ltrec_jax.config import Config
 from ltrec_jax.data import splits
 from ltrec_jax.data.dataset import Interactions
 from ltrec_jax.data.popularity import popularity
-from ltrec_jax.errors import UserError
+from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.evaluation import report
 from ltrec_jax.train.fit import fit
 from ltrec_jax.train.problem import load_problem
@@ -159,6 +159,31 @@ def test_a_setting_that_fails_is_one_bad_trial(split, small_config, tmp_path):
     assert failed
     assert {trial.error for trial in failed} == {"too much"}
     assert found.best.value == min(trial.value for trial in found.trials if trial.value is not None)
+
+
+def test_a_stopped_trial_is_not_one_that_failed(split, small_config, tmp_path):
+    def stop(values):
+        raise StoppedError("Stopped on SIGINT")
+
+    def searched(candidate):
+        settings = {"objective": "rmse", "trials": 2, "timeout": None, "seed": 0, "about": {}}
+        return search.search(candidate, judge(split, 4.0), study=tmp_path / "study.db", **settings)
+
+    (known,) = candidates.candidates(["biases"], split, small_config, 4.0, texts())
+    with pytest.raises(StoppedError):
+        searched(dataclasses.replace(known, fit=stop))
+    assert all(not trial.error and trial.value is not None for trial in searched(known).trials)
+
+
+@pytest.mark.parametrize("section", ["bayes", "whole_data"])
+def test_models_of_either_goal_are_searched_from_settings_with_words(split, small_config, section):
+    schedule = dataclasses.replace(
+        small_config.schedule, steps="solve", goal="explicit" if section == "bayes" else "whole_data"
+    )
+    words = dataclasses.replace(getattr(small_config, section), lexical_share=0.2)
+    config = dataclasses.replace(small_config, schedule=schedule, **{section: words})
+    wanted = ("gradient", "whole-data", "bayes", "gibbs")
+    assert [one.name for one in candidates.candidates(wanted, split, config, 4.0, texts())] == list(wanted)
 
 
 def test_time_is_a_budget_too(split, small_config, tmp_path):
