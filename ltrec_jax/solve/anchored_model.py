@@ -119,7 +119,9 @@ def fit(
 
     `dtype` is that of the arithmetic and of the vectors: float64 needs `jax.enable_x64(True)`.
 
-    A user without events, whom the objective would leave at 0, has the mean of the other users' vectors.
+    A user without events, whom the objective would leave at 0, has the mean of the other users' vectors, in which every
+    event counts once. Validation nDCG@20 so, and where every user counts once (MovieTweetings by time, a third of the
+    events newcomers'): warm .0898 and .0872, cold .1171 and .1168.
     """
     solution = anchored_als.solve(
         user_N, item_N, anchors.vectors.astype(dtype), num_users=num_users, settings=settings, spread=spread
@@ -127,8 +129,8 @@ def fit(
     counts_I = np.bincount(item_N, minlength=len(anchors.z_IxE))
     item_vectors, projection_ExD = with_cold_items(anchors, solution.item_vectors, counts_I, settings)
     prior = fold_in.whole_data_prior(solution.item_vectors, counts_I, settings)
-    user_vectors, known_U = np.array(solution.user_vectors), np.bincount(user_N, minlength=num_users) > 0
-    user_vectors[~known_U] = user_vectors[known_U].mean(axis=0)
+    user_vectors, events_U = np.array(solution.user_vectors), np.bincount(user_N, minlength=num_users)
+    user_vectors[events_U == 0] = np.average(user_vectors, axis=0, weights=events_U)
     return AnchoredModel(user_vectors, item_vectors, anchors.center_E, projection_ExD, prior, solution.objective)
 
 
