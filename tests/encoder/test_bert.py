@@ -275,7 +275,12 @@ def plainly_run(tiny_bert: Any, dropping: EncoderConfig) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("remat", "scan"), [(True, False), (False, True), pytest.param(True, True, marks=pytest.mark.slow)]
+    ("remat", "scan"),
+    [
+        pytest.param(True, False, marks=pytest.mark.slow),
+        (False, True),
+        pytest.param(True, True, marks=pytest.mark.slow),
+    ],
 )
 def test_remat_and_scan_change_nothing(
     tiny_bert: Any, dropping: EncoderConfig, plainly_run: Any, remat: bool, scan: bool

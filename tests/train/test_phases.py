@@ -53,9 +53,9 @@ def head_phase(problem):
 @pytest.mark.parametrize(
     ("mode", "prepare"),
     [
-        ("pmap", dropping_phase),
         ("shard_map", head_phase),
         # Each further one compiles a program of its own.
+        pytest.param("pmap", dropping_phase, marks=pytest.mark.slow),
         pytest.param("shard_map", encoder_phase, marks=pytest.mark.slow),
         pytest.param("vmap", encoder_phase, marks=pytest.mark.slow),
         pytest.param("pmap", encoder_phase, marks=pytest.mark.slow),
