@@ -10,10 +10,7 @@ RNG = np.random.default_rng(0)
 USERS, ITEMS, WIDTH = 30, 20, 3
 
 
-@pytest.fixture(scope="module")
-def world():
-    """User features of everything, with a user and an item without events: (user, item, side information, map)."""
-    user, item = np.nonzero(RNG.random((USERS - 1, ITEMS - 1)) < 0.4)
+def features(user, item, blocks=()):
     users, _ = side_information.of_ratings(
         user,
         item,
@@ -22,7 +19,16 @@ def world():
         text_IxE=RNG.normal(size=(ITEMS, 5)),
         profile_UxE=RNG.normal(size=(USERS, 4)),
         user_attributes={"age": pd.Series(RNG.normal(size=USERS))},
+        blocks=blocks,
     )
+    return users
+
+
+@pytest.fixture(scope="module")
+def world():
+    """User features of everything, with a user and an item without events: (user, item, side information, map)."""
+    user, item = np.nonzero(RNG.random((USERS - 1, ITEMS - 1)) < 0.4)
+    users = features(user, item)
     return user, item, users, RNG.normal(size=(users.columns.shape[1], WIDTH))
 
 
@@ -65,16 +71,7 @@ def test_events_that_a_usual_user_has_more_count_as_average_ones(world):
 @pytest.mark.parametrize("blocks", [("popularity",), ("history", "age"), ("profile",)])
 def test_blocks_that_are_left_out_say_nothing(world, blocks):
     user, item, _, _ = world
-    users, _ = side_information.of_ratings(
-        user,
-        item,
-        USERS,
-        ITEMS,
-        text_IxE=RNG.normal(size=(ITEMS, 5)),
-        profile_UxE=RNG.normal(size=(USERS, 4)),
-        user_attributes={"age": pd.Series(RNG.normal(size=USERS))},
-        blocks=blocks,
-    )
+    users = features(user, item, blocks)
     map_FxD = RNG.normal(size=(users.columns.shape[1], WIDTH))
     found = made((user, item, users, map_FxD))
     for someone in (0, 7, USERS - 1):
