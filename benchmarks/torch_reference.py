@@ -4,10 +4,11 @@ It reads tokens (`values.npy`, `offsets.npy`) from a folder, encodes them by tra
 setting (inference_mode, scaled-dot-product attention), writes vectors and prints seconds as JSON. It knows nothing of
 JAX or ltrec_jax:
 
-    python benchmarks/torch_reference.py FOLDER '{"encoder": "DIR", "order": "sorted", "numbers": "float32"}'
+    python benchmarks/torch_reference.py FOLDER '{"encoder": "DIR", "kinds": ["titles"], ...}'
 """
 
 import contextlib
+import functools
 import json
 import os
 import statistics
@@ -66,11 +67,15 @@ def batches(values: np.ndarray, offsets: np.ndarray, size: int, order: str) -> I
 def encode(model: torch.nn.Module, work: list[Batch], count: int) -> np.ndarray:
     """Mean-pooled, normalised vectors, float32: the recipe of sentence-transformers."""
     vectors = np.zeros((count, model.config.hidden_size), np.float32)
+    found = []
     for chosen, ids, mask in work:
         hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
         kept = mask[..., None]
         pooled = (hidden * kept).float().sum(1) / kept.sum(1)
-        vectors[chosen] = torch.nn.functional.normalize(pooled).cpu().numpy()
+        found.append((chosen, torch.nn.functional.normalize(pooled)))
+    # Fetched at the end, so that a GPU is never waited for between batches.
+    for chosen, of_batch in found:
+        vectors[chosen] = of_batch.cpu().numpy()
     return vectors
 
 
@@ -84,34 +89,55 @@ def timed(work: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def run(
-    folder: Path, encoder: str, numbers: str, order: str, sizes: list[int], repeats: int, threads: int
-) -> dict[str, Any]:
-    """Measure one setting; of several batch sizes the one whose first pass is fastest. "batch": `ids.npy` as it is."""
+    folder: Path,
+    encoder: str,
+    numbers: str,
+    kinds: list[str],
+    sizes: list[int],
+    passes: int,
+    batches: int,
+    threads: int,
+) -> dict[str, dict[str, Any]]:
+    """Measure one kind of numbers; of several batch sizes the one that is fastest counts.
+
+    `kinds` are folders of tokens, encoded in the given order and sorted; of "batch" `ids.npy` goes through as it is.
+    """
     torch.set_num_threads(threads)
     model = load(encoder, numbers)
-    # `inference_mode` and the cast of a batch's tokens to tensors are outside of the time, as ours are.
+    found = {}
+    # `inference_mode` and the cast of a batch's tokens to tensors are outside of the time.
     with torch.inference_mode(), precision(numbers):
-        if order == "batch":
-            ids = torch.from_numpy(np.load(folder / "ids.npy").astype(np.int64)).to(device())
-            size = len(ids)
-            batch = [(np.arange(size), ids, torch.ones_like(ids))]
-            found = encode(model, batch, size)
-            timed(lambda: encode(model, batch, size), 3)
-            times = timed(lambda: encode(model, batch, size), repeats)
-        else:
-            values, offsets = np.load(folder / "values.npy"), np.load(folder / "offsets.npy")
-            count = len(offsets) - 1
-            work = {size: list(batches(values, offsets, size, order)) for size in sizes}
-            found = encode(model, work[sizes[0]][:1], count)
-            first = {}
-            for size in sizes:
-                start = time.perf_counter()
-                found = encode(model, work[size], count)
-                first[size] = time.perf_counter() - start
-            size = min(first, key=first.__getitem__)
-            times = timed(lambda: encode(model, work[size], count), repeats)
-    np.save(folder / f"torch-{order}-{numbers}.npy", found)
-    return {"seconds": times, "median_seconds": statistics.median(times), "batch": size, "torch": torch.__version__}
+        for kind in kinds:
+            for order in ("batch",) if kind == "batch" else ("given", "sorted"):
+                place, repeats = folder / kind, batches if kind == "batch" else passes
+                works = whole_batch(place) if kind == "batch" else catalogue(place, sizes, order)
+                count = sum(len(chosen) for chosen, *_ in next(iter(works.values())))
+                seconds = {}
+                for size, work in works.items():
+                    vectors = encode(model, work, count)
+                    seconds[size] = min(timed(functools.partial(encode, model, work, count), 1))
+                size = min(seconds, key=seconds.__getitem__)
+                times = timed(functools.partial(encode, model, works[size], count), repeats)
+                np.save(place / f"torch-{order}-{numbers}.npy", vectors)
+                found[f"{kind}, {order}"] = {
+                    "seconds": times,
+                    "median_seconds": statistics.median(times),
+                    "batch": size,
+                    "torch": torch.__version__,
+                    "device_gib": torch.cuda.max_memory_allocated() / (1 << 30) if device() == "cuda" else None,
+                    "peak_gib": peak_gib(),
+                }
+    return found
+
+
+def whole_batch(folder: Path) -> dict[int, list[Batch]]:
+    ids = torch.from_numpy(np.load(folder / "ids.npy").astype(np.int64)).to(device())
+    return {len(ids): [(np.arange(len(ids)), ids, torch.ones_like(ids))]}
+
+
+def catalogue(folder: Path, sizes: list[int], order: str) -> dict[int, list[Batch]]:
+    values, offsets = np.load(folder / "values.npy"), np.load(folder / "offsets.npy")
+    return {size: list(batches(values, offsets, size, order)) for size in sizes}
 
 
 def peak_gib() -> float:
@@ -123,8 +149,7 @@ def main() -> None:
     asked = json.loads(sys.argv[2])
     if "processors" in asked:
         os.sched_setaffinity(0, asked.pop("processors"))
-    result = run(Path(sys.argv[1]), **asked)
-    print(json.dumps(result | {"peak_gib": peak_gib()}), flush=True)
+    print(json.dumps(run(Path(sys.argv[1]), **asked)), flush=True)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def _compiled(
     num_slots: int,
     prompt_tokens: int,
 ) -> parallel.Body:
-    bert = Bert(config, policy)
+    bert = Bert(config, dense.for_inference(policy))
 
     def encode(params: PyTree, call: PyTree, _: Any) -> tuple[None, jax.Array]:
         ids_RxL, slot_RxL, position_RxL = call

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-Policy = Literal["float32", "bfloat16", "int8"]
+Policy = Literal["float32", "bfloat16", "int8", "bfloat16_kept"]
 TRAINING_POLICIES: tuple[Policy, ...] = ("float32", "bfloat16")
 
 _ROWS = ((1,), (0,))  # [N, I] x [I, O]
@@ -27,7 +27,21 @@ _ROW_MAJOR = Layout((0, 1))
 
 def operand(x: jax.Array, policy: Policy) -> jax.Array:
     """The array as the policy's product takes it."""
-    return x.astype(jnp.bfloat16) if policy == "bfloat16" else x
+    return x.astype(jnp.bfloat16) if policy in ("bfloat16", "bfloat16_kept") else x
+
+
+def for_inference(policy: Policy) -> Policy:
+    """The policy where nothing is differentiated: on an accelerator "bfloat16" becomes "bfloat16_kept"."""
+    return "bfloat16_kept" if policy == "bfloat16" and jax.default_backend() != "cpu" else policy
+
+
+def affine_kept(x_NxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array, activation: str = "none") -> jax.Array:
+    """`affine` for "bfloat16_kept": float32 sums, and the result, bias included, rounded once as it is stored."""
+    dtype = jnp.bfloat16
+    product_NxO = jax.lax.dot(x_NxI.astype(dtype), kernel_IxO.astype(dtype), preferred_element_type=dtype)
+    y_NxO = product_NxO + bias_O.astype(dtype)[None, :]
+    function = gelu_near if activation == "gelu" else ACTIVATIONS[activation]
+    return y_NxO if activation == "none" else function(y_NxO.astype(jnp.float32)).astype(dtype)
 
 
 def quantise(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

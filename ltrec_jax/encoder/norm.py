@@ -22,13 +22,15 @@ class LayerNorm(nn.Module):
     size: int
     epsilon: float
     fast: bool = False
+    kept: bool = False
 
     def setup(self) -> None:
         self.scale = self.param("scale", nn.initializers.ones, (self.size,))
         self.bias = self.param("bias", nn.initializers.zeros, (self.size,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return layer_norm(x.astype(jnp.float32), self.scale, self.bias, self.epsilon, self.fast)
+        y = layer_norm(x.astype(jnp.float32), self.scale, self.bias, self.epsilon, self.fast)
+        return y.astype(jnp.bfloat16) if self.kept else y
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -11,30 +11,47 @@ from ltrec_jax.text.store import TokenStore
 def pack(lengths_K: np.ndarray, row_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Row and first column of each text, int32 [K] each: best-fit decreasing, deterministic.
 
-    Longest first, each into the fullest row that still holds it. Rows with equal space are interchangeable, so they are
-    kept on one stack per amount of space and the search is over amounts, not rows. A text longer than `row_length` is a
+    Longest first, each into the fullest row that still holds it. Rows of equal space are interchangeable, and so are
+    texts of equal length: all texts of a length go through the amounts of space, fullest rows first, and a row takes as
+    many of them as it holds, which is what one after the other would give. A text longer than `row_length` is a
     `ValueError`; a text without tokens takes no space.
     """
     lengths = np.asarray(lengths_K, np.int64)
     if len(lengths) and int(lengths.max()) > row_length:
         raise ValueError(f"a text of {int(lengths.max())} tokens does not fit a row of {row_length}")
     row, start = np.zeros(len(lengths), np.int32), np.zeros(len(lengths), np.int32)
-    by_space: list[list[int]] = [[] for _ in range(row_length + 1)]
+    by_space: list[list[np.ndarray]] = [[] for _ in range(row_length + 1)]
     occupied = 0  # bit s: some row has space s; the tightest fit is then a shift and a lowest set bit, not a search
     rows = 0
-    for text in np.argsort(-lengths, kind="stable").tolist():
-        length = int(lengths[text])
-        fitting = occupied >> length
-        if fitting:
-            space = length + (fitting & -fitting).bit_length() - 1
-            place = by_space[space].pop()
-            if not by_space[space]:
-                occupied ^= 1 << space
-        else:
-            space, place, rows = row_length, rows, rows + 1
-        row[text], start[text] = place, row_length - space
-        by_space[space - length].append(place)
-        occupied |= 1 << (space - length)
+    order = np.argsort(-lengths, kind="stable")
+    alike = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1) if len(order) else []
+    for texts in alike:
+        length, placed = int(lengths[texts[0]]), 0
+        while placed < len(texts):
+            left = len(texts) - placed
+            fitting = occupied >> length
+            space = length + (fitting & -fitting).bit_length() - 1 if fitting else row_length
+            each = space // length if length else left
+            wanted = -(-left // each)
+            if fitting:
+                waiting = by_space[space]
+                open_rows = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
+                chosen, rest = open_rows[:wanted], open_rows[wanted:]
+                by_space[space] = [rest] if len(rest) else []
+                if not len(rest):
+                    occupied ^= 1 << space
+            else:
+                chosen, rows = np.arange(rows, rows + wanted, dtype=np.int32), rows + wanted
+            here = texts[placed : placed + each * len(chosen)]
+            turn = np.arange(len(here))
+            row[here], start[here] = chosen[turn // each], row_length - space + turn % each * length
+            # The last row may have room for more of them.
+            last = len(here) - each * (len(chosen) - 1)
+            for taken, of in ((each, chosen[:-1]), (last, chosen[-1:])):
+                if len(of):
+                    by_space[space - taken * length].append(of)
+                    occupied |= 1 << (space - taken * length)
+            placed += len(here)
     return row, start
 
 

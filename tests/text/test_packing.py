@@ -48,6 +48,25 @@ def test_no_two_rows_could_be_one(lengths):
         assert emptiest + next_emptiest > 32
 
 
+def one_after_the_other(lengths, row_length):
+    """The spaces that best-fit decreasing leaves, each text looked at alone."""
+    spaces = []
+    for length in sorted(lengths, reverse=True):
+        fitting = [n for n, space in enumerate(spaces) if space >= length]
+        if fitting:
+            spaces[min(fitting, key=spaces.__getitem__)] -= length
+        else:
+            spaces.append(row_length - length)
+    return sorted(spaces)
+
+
+@given(st.lists(st.integers(1, 24), max_size=80))
+@settings(max_examples=80, deadline=None)
+def test_texts_of_one_length_are_placed_together_as_they_would_be_one_by_one(lengths):
+    row, _ = packing.pack(np.array(lengths, np.int64), 24)
+    assert sorted((24 - np.bincount(row, lengths)).tolist() if lengths else []) == one_after_the_other(lengths, 24)
+
+
 def test_short_texts_fill_rows_almost_entirely():
     lengths = np.random.default_rng(0).integers(6, 30, 4000)
     row, _ = packing.pack(lengths, 64)
