@@ -42,7 +42,8 @@ POLICIES = ("float32", "bfloat16", "int8")
 class Sizes:
     """What suits a platform. `rounds`: processes of each measurement; `passes` over a set of texts in each of them.
 
-    `processes`: what one process measures. `int8`: what is measured in int8, which compiles slowly on a GPU. `rivals`: what PyTorch may take for each of our precisions.
+    `processes`: what one process measures. `int8`: what is measured in int8, which compiles slowly on a GPU. `rivals`:
+    what PyTorch may take for each of our precisions.
     """
 
     long_texts: int

@@ -267,7 +267,7 @@ class Pooler(nn.Module):
 
 
 class Bert(nn.Module):
-    """The encoder: int32 ids [R, L] to float32 hidden states [R, L, E].
+    """The encoder: int32 ids [R, L] to hidden states [R, L, E], float32 ("bfloat16_kept": bfloat16).
 
     `segment_ids` are integers; 0 is padding, and a token attends only to tokens of its row with the same segment id.
     The one rule serves padded rows (all ones, then zeros) and packed rows (1, 1, 2, 2, 2, 0, 0). Hidden states of

@@ -3,7 +3,8 @@
 A policy names the operands of the large products; accumulation, bias, activation and everything outside the product
 stay float32. "float32": float32 operands. "bfloat16": operands rounded to bfloat16, float32 result. "int8", for
 inference alone, behind a LayerNorm: weights quantised once per output channel, inputs per row as they come, int32 sums;
-elsewhere as "bfloat16".
+elsewhere as "bfloat16". "bfloat16_kept", which `for_inference` chooses and no setting names: as "bfloat16", and what
+lies between products is stored so too.
 
 Figures in comments: MiniLM's shapes (E=384, F=1536, 12 heads), 1,024 tokens, 2 cores with AMX, medians.
 """
@@ -31,12 +32,16 @@ def operand(x: jax.Array, policy: Policy) -> jax.Array:
 
 
 def for_inference(policy: Policy) -> Policy:
-    """The policy where nothing is differentiated: on an accelerator "bfloat16" becomes "bfloat16_kept"."""
+    """The policy where nothing is differentiated: on an accelerator "bfloat16" becomes "bfloat16_kept".
+
+    There passes over memory take as long as the products do. MiniLM, a million tokens in rows of 256, H200: 186 ms of
+    kernels with float32 between products, 170 ms in all without; the least cosine to float32 is .99997, with it .99998.
+    """
     return "bfloat16_kept" if policy == "bfloat16" and jax.default_backend() != "cpu" else policy
 
 
 def affine_kept(x_NxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array, activation: str = "none") -> jax.Array:
-    """`affine` for "bfloat16_kept": float32 sums, and the result, bias included, rounded once as it is stored."""
+    """`affine` for "bfloat16_kept", bfloat16 [N, O]: float32 sums, rounded as they are stored. No gradient."""
     dtype = jnp.bfloat16
     product_NxO = jax.lax.dot(x_NxI.astype(dtype), kernel_IxO.astype(dtype), preferred_element_type=dtype)
     y_NxO = product_NxO + bias_O.astype(dtype)[None, :]

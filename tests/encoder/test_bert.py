@@ -219,11 +219,12 @@ def test_attention_with_zero_dropout_takes_the_same_values(tiny_bert: Any) -> No
     close(explicit, np.asarray(apply(tiny_bert, tiny_bert.ids, tiny_bert.mask)), 2e-6)
 
 
-def test_bfloat16_stays_near_float32(torch_stored: Any) -> None:
+@pytest.mark.parametrize(("policy", "dtype"), [("bfloat16", jnp.float32), ("bfloat16_kept", jnp.bfloat16)])
+def test_bfloat16_stays_near_float32(torch_stored: Any, policy: dense.Policy, dtype: Any) -> None:
     exact = np.asarray(apply(torch_stored, torch_stored.ids, torch_stored.mask))[torch_stored.real]
-    rounded = apply(torch_stored, torch_stored.ids, torch_stored.mask, policy="bfloat16")
-    assert rounded.dtype == jnp.float32
-    rounded = np.asarray(rounded)[torch_stored.real]
+    rounded = apply(torch_stored, torch_stored.ids, torch_stored.mask, policy=policy)
+    assert rounded.dtype == dtype
+    rounded = np.asarray(rounded, np.float32)[torch_stored.real]
     cosine = (exact * rounded).sum(-1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(rounded, axis=-1)
     assert cosine.min() > 0.9995
     assert np.abs(exact - rounded).max() > 0.0

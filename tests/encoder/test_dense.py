@@ -68,6 +68,25 @@ def test_a_consumer_may_want_the_transpose(policy: dense.Policy) -> None:
     assert gradient.shape == (40, 16)
 
 
+@pytest.mark.parametrize(
+    ("platform", "chosen"),
+    [("cpu", ["float32", "bfloat16", "int8"]), ("gpu", ["float32", "bfloat16_kept", "int8"])],
+)
+def test_inference_keeps_bfloat16_where_memory_is_what_costs(
+    monkeypatch: pytest.MonkeyPatch, platform: str, chosen: list[dense.Policy]
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert [dense.for_inference(policy) for policy in ("float32", "bfloat16", "int8")] == chosen
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu", "relu"])
+def test_a_kept_result_is_the_affine_one_rounded(activation: str) -> None:
+    arguments = normal(16, 24), normal(24, 8), normal(8)
+    found = dense.affine_kept(*arguments, activation)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), plain(*arguments, activation), rtol=2e-2, atol=5e-2)
+
+
 def test_results_are_float32_whatever_the_operands() -> None:
     for policy in dense.TRAINING_POLICIES:
         assert dense.affine(normal(2, 3), normal(3, 4), normal(4), policy).dtype == jnp.float32
