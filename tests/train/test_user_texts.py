@@ -22,6 +22,7 @@ from ltrec_jax.train.fit import fit
 from ltrec_jax.train.pair_loss import make_pair_loss, row_ids
 from ltrec_jax.train.problem import load_problem
 from ltrec_jax.train.state import full_params
+from ltrec_jax.train.text_vectors import encode_slots
 from ltrec_jax.train.tracking import read_rows
 
 
@@ -160,7 +161,7 @@ def test_loss_and_gradient_are_those_of_encoding_each_pairs_own_texts(problem, p
     real = batch.weight > 0
     user, item = batch.pair_user[real], batch.item[batch.pair_item[real]]
     encoder, bert, head = problem.encoder, Bert(problem.encoder.config, "float32"), Head(model.embedding_dim)
-    encode = phases.encode_slots(problem, None)
+    encode = encode_slots(problem, None)
     packed = make_pair_loss(pooled_texts=encode, pooled_users=encode, head=head, objective=squared_error, model=model)
     rows = {name: sparse_table.gather(prepared.state.tables[name], row_ids(batch)[name]) for name in ("users", "items")}
 
