@@ -5,12 +5,12 @@ without replacement is (item, chunk of at most R of its pairs): every pair comes
 sum_i ceil(n_i / R) texts, beside those of users where they have some (`user_texts`). There is no iterator state: a
 resumed run asks for the next step and gets the same bytes.
 
-Out of scope: what the model does with a batch, and where it is placed (`parallel`).
+Out of scope: what the model does with a batch, where it is placed (`parallel`), how large its shapes are
+(`capacities`).
 """
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +20,7 @@ import numpy as np
 from ltrec_jax.data.dataset import Interactions
 from ltrec_jax.text import packing
 from ltrec_jax.text.store import TokenStore
+from ltrec_jax.train.capacities import capacities, sampled_steps
 from ltrec_jax.train.layer_cache import HiddenStates
 from ltrec_jax.train.shapes import padded, rung
 from ltrec_jax.train.user_texts import Texts, UserTextDealer, UserTexts
@@ -27,7 +28,6 @@ from ltrec_jax.train.user_texts import Texts, UserTextDealer, UserTexts
 _PRIMES = np.array(
     [2147483647, 2147483629, 2147483587, 2147483579, 2147483563, 2147483549, 2147483543, 2147483497], np.int64
 )
-_SAMPLED_STEPS, _SAMPLED_EPOCHS = 256, 8
 
 Weights = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(item [P], rating [P]) of pairs -> what their errors weigh, float [P]."""
@@ -167,12 +167,12 @@ class BatchSource:
         slots = -(-self.units_per_epoch // self.steps_per_epoch)
         self._parts = devices * accumulate
         self._slots = -(-slots // self._parts)
-        self._pair_capacity, self._row_capacity = self._measure()
+        self._pair_capacity, self._row_capacity = capacities(self._needed(), steps_per_epoch=self.steps_per_epoch)
         self._users: UserTextDealer | None = None
         if user_texts is not None:
             self._users = UserTextDealer(
                 user_texts,
-                (self._users_of_slices(self.units(epoch, step)) for epoch, step in self._sampled()),
+                (self._users_of_slices(self.units(epoch, step)) for epoch, step in sampled_steps(self.steps_per_epoch)),
                 packed=tokens is not None,
                 row_length=user_row_length,
                 pad_id=pad_id,
@@ -354,27 +354,13 @@ class BatchSource:
         chunks = self._chunks[order]
         return order, np.cumsum(chunks) - chunks, generator.permutation(self.steps_per_epoch)
 
-    def _measure(self) -> tuple[int, int]:
-        """Capacities per device for pairs and token rows that nearly every batch fits, from the first epochs.
-
-        One batch that does not fit compiles the step anew, which takes as long as an epoch of MovieLens-100K.
-        """
-        pairs, rows = 1, 1
-        for epoch, step in self._sampled():
+    def _needed(self) -> Iterator[tuple[int, int]]:
+        """The pairs and token rows that each slice of some batches needs."""
+        for epoch, step in sampled_steps(self.steps_per_epoch):
             units = self.units(epoch, step)
             for first in range(self._parts):
                 part = slice(first, None, self._parts)
-                pairs = max(pairs, int(units.size[part].sum()))
-                rows = max(rows, self._pack(units.item[part])[2])
-        # Pairs of a batch vary with the popularity of its items; token rows hardly, since lengths are dealt evenly.
-        more_pairs, more_rows = (1.05, 1.02) if self.steps_per_epoch > 1 else (1.0, 1.0)
-        return -(-int(pairs * more_pairs) // 64) * 64, int(np.ceil(rows * more_rows))
-
-    def _sampled(self) -> Iterator[tuple[int, int]]:
-        """Some (epoch, step) of the first epochs."""
-        epochs = min(_SAMPLED_EPOCHS, -(-_SAMPLED_STEPS // self.steps_per_epoch))
-        steps = np.unique(np.linspace(0, self.steps_per_epoch - 1, -(-_SAMPLED_STEPS // epochs)).astype(int))
-        return itertools.product(range(epochs), steps.tolist())
+                yield int(units.size[part].sum()), self._pack(units.item[part])[2]
 
 
 def prefetch(source: Source, first: int, last: int, place: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
