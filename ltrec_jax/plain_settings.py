@@ -40,7 +40,7 @@ POSITIVE = Rule("above 0, and finite", lambda value: 0 < value < math.inf)
 
 def check_rules(config: Any, where: str = "") -> None:
     """`UserError` about the first setting that breaks the rule of its field, with `where` before its name."""
-    rules = _rules(type(config))
+    rules = _rules(config.__class__)
     for field in dataclasses.fields(config):
         name, value = f"{where}{field.name}", getattr(config, field.name)
         if dataclasses.is_dataclass(value):
