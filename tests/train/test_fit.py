@@ -87,7 +87,7 @@ def test_a_run_is_traced_and_tracked_where_asked(small_split, small_config, tmp_
 
 def test_cut_texts_are_counted_and_told(small_split, config, tmp_path, capsys):
     data = dataclasses.replace(config.data, max_length=4)
-    config = dataclasses.replace(with_train(config, head_epochs=1, epochs=0), data=data)
+    config = dataclasses.replace(with_train(config, epochs=0), data=data)
     bundle = fit(small_split, config)
     texts = bundle.about["texts"]
     assert 0 < texts["truncated"] <= texts["count"] == small_split.dataset.num_items
