@@ -1,5 +1,8 @@
 """The settings of one experiment: frozen dataclasses, validated field by field, from TOML and dict.
 
+What a value may be on its own stands beside it, as a rule (`plain_settings.Rule`); the functions at the end check what
+values may be together.
+
 No file and no command line is read here: the caller hands in text or a dict.
 """
 
@@ -13,6 +16,7 @@ from typing_extensions import Doc
 
 from ltrec_jax import plain_settings
 from ltrec_jax.errors import UserError
+from ltrec_jax.plain_settings import AMOUNT, COUNT, POSITIVE, SHARE, Rule
 
 Precision = Literal["float32", "bfloat16"]
 ParallelMode = Literal["auto", "jit", "pmap", "shard_map"]
@@ -30,6 +34,17 @@ TableRule = Literal["lazy_adam", "sparse_adam", "rowwise_adagrad", "dense_adam"]
 Posterior = Literal["vb", "gibbs"]
 
 
+def is_trainable_part(text: str) -> bool:
+    """Whether `text` is all, bias or top:N with N above 0: a part of an encoder that learns."""
+    top = text.removeprefix("top:")
+    return text in ("all", "bias") or (top != text and top.isdecimal() and int(top) > 0)
+
+
+_TRAINABLE = Rule("all, bias, none or top:N with N > 0", lambda text: text == "none" or is_trainable_part(text))
+_CLIP = Rule("0, or a finite number of at least 1", lambda clip: clip == 0 or 1 <= clip < math.inf)
+_CUTOFFS = Rule("a list of numbers above 0", lambda cutoffs: bool(cutoffs) and min(cutoffs) >= 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which data, cut how, and the text of an item."""
@@ -39,10 +54,12 @@ class DataConfig:
         str, Doc("rule: official, random, leave_last_out, temporal, temporal_cold_items, cold_items, cold_users")
     ] = "official"
     fold: Annotated[str, Doc("fold of the official split")] = "u1"
-    test: Annotated[float, Doc("share held out for the test, where the rule needs one")] = 0.2
-    validation: Annotated[float, Doc("share of the training part held out to choose on")] = 0.1
-    cold_share: Annotated[float, Doc("share of the items (or users) that a cold rule holds out whole")] = 0.2
-    cold_validation: Annotated[float, Doc("share of the other items (or users) held out whole for validation")] = 0.0
+    test: Annotated[float, SHARE, Doc("share held out for the test, where the rule needs one")] = 0.2
+    validation: Annotated[float, SHARE, Doc("share of the training part held out to choose on")] = 0.1
+    cold_share: Annotated[float, SHARE, Doc("share of the items (or users) that a cold rule holds out whole")] = 0.2
+    cold_validation: Annotated[
+        float, SHARE, Doc("share of the other items (or users) held out whole for validation")
+    ] = 0.0
     per_user: Annotated[bool, Doc("draw the shares from each user's events instead of from all")] = False
     template: Annotated[str, Doc("item text from its columns, as '{title} ({year})'; empty: the dataset's own")] = ""
     user_template: Annotated[
@@ -52,7 +69,7 @@ class DataConfig:
             "gradient; empty: users have none"
         ),
     ] = ""
-    max_length: Annotated[int, Doc("tokens per text; longer ones are cut and counted")] = 64
+    max_length: Annotated[int, COUNT, Doc("tokens per text; longer ones are cut and counted")] = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +85,18 @@ class EncoderSection:
 class ModelConfig:
     """The two-tower head: score(u, i) = mu + b_u + b_i + <p_u, q_i>, q_i = W x_i + gate(n_i) v_i."""
 
-    embedding_dim: Annotated[int, Doc("width D of user and item vectors")] = 64
-    gate_count: Annotated[float, Doc("c of the gate n / (n + c): interactions until behaviour weighs half")] = 20.0
-    embedding_dropout: Annotated[float, Doc("share of the D products p_u * q_i dropped in training")] = 0.6
+    embedding_dim: Annotated[int, COUNT, Doc("width D of user and item vectors")] = 64
+    gate_count: Annotated[float, AMOUNT, Doc("c of the gate n / (n + c): interactions until behaviour weighs half")] = (
+        20.0
+    )
+    embedding_dropout: Annotated[float, SHARE, Doc("share of the D products p_u * q_i dropped in training")] = 0.6
     user_l2: Annotated[
-        float, Doc("lambda of |p_u|^2 (of each part, where a text gives one), added to every pair's squared error")
+        float,
+        AMOUNT,
+        Doc("lambda of |p_u|^2 (of each part, where a text gives one), added to every pair's squared error"),
     ] = 0.8
-    item_l2: Annotated[float, Doc("lambda of |v_i|^2, likewise")] = 0.005
-    bias_l2: Annotated[float, Doc("lambda of b_u^2 and of the item's bias residual, likewise")] = 0.03
+    item_l2: Annotated[float, AMOUNT, Doc("lambda of |v_i|^2, likewise")] = 0.005
+    bias_l2: Annotated[float, AMOUNT, Doc("lambda of b_u^2 and of the item's bias residual, likewise")] = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +110,16 @@ class TrainConfig:
             "positive ones above others in a batch; auto: squared_error, between solves of whole_data that objective"
         ),
     ] = "auto"
-    trainable: Annotated[str, Doc("part of the encoder that learns: all, top:N, bias (BitFit), none")] = "all"
-    head_epochs: Annotated[int, Doc("epochs before that on the head alone, over frozen text vectors")] = 30
-    epochs: Annotated[int, Doc("epochs at most with the encoder; early stopping may end before")] = 4
-    patience: Annotated[int, Doc("stop after this many evaluations without a better validation error; 0: never")] = 5
-    batch_pairs: Annotated[int, Doc("rating pairs per global batch, about")] = 2048
-    batch_items: Annotated[int, Doc("texts encoded per global batch at most; each of them once")] = 128
+    trainable: Annotated[str, _TRAINABLE, Doc("part of the encoder that learns: all, top:N, bias (BitFit), none")] = (
+        "all"
+    )
+    head_epochs: Annotated[int, AMOUNT, Doc("epochs before that on the head alone, over frozen text vectors")] = 30
+    epochs: Annotated[int, AMOUNT, Doc("epochs at most with the encoder; early stopping may end before")] = 4
+    patience: Annotated[
+        int, AMOUNT, Doc("stop after this many evaluations without a better validation error; 0: never")
+    ] = 5
+    batch_pairs: Annotated[int, COUNT, Doc("rating pairs per global batch, about")] = 2048
+    batch_items: Annotated[int, COUNT, Doc("texts encoded per global batch at most; each of them once")] = 128
     propensity: Annotated[
         Propensity,
         Doc(
@@ -102,14 +127,20 @@ class TrainConfig:
             "that value is observed (Schnabel et al. 2016; all items count alike in its marginal)"
         ),
     ] = "popularity"
-    propensity_power: Annotated[float, Doc("rho: errors of an item's pairs weigh n_i^-rho, of mean 1; 0: alike")] = 0.0
-    propensity_clip: Annotated[float, Doc("such weights are at most this many times the smallest; 0: no bound")] = 10.0
-    pairs_per_item: Annotated[int, Doc("at most this many ratings of an item ride on one encoding of its text")] = 512
-    head_pairs_per_item: Annotated[int, Doc("the same in the head phase, where nothing is encoded")] = 4
-    row_length: Annotated[int, Doc("tokens per packed row at most; rows are shorter where all texts are")] = 64
-    learning_rate: Annotated[float, Doc("peak for the encoder")] = 5e-5
-    head_learning_rate: Annotated[float, Doc("peak for projection and text bias")] = 0.005
-    table_learning_rate: Annotated[float, Doc("peak for user and item rows")] = 0.02
+    propensity_power: Annotated[
+        float, AMOUNT, Doc("rho: errors of an item's pairs weigh n_i^-rho, of mean 1; 0: alike")
+    ] = 0.0
+    propensity_clip: Annotated[
+        float, _CLIP, Doc("such weights are at most this many times the smallest; 0: no bound")
+    ] = 10.0
+    pairs_per_item: Annotated[
+        int, COUNT, Doc("at most this many ratings of an item ride on one encoding of its text")
+    ] = 512
+    head_pairs_per_item: Annotated[int, COUNT, Doc("the same in the head phase, where nothing is encoded")] = 4
+    row_length: Annotated[int, COUNT, Doc("tokens per packed row at most; rows are shorter where all texts are")] = 64
+    learning_rate: Annotated[float, AMOUNT, Doc("peak for the encoder")] = 5e-5
+    head_learning_rate: Annotated[float, AMOUNT, Doc("peak for projection and text bias")] = 0.005
+    table_learning_rate: Annotated[float, AMOUNT, Doc("peak for user and item rows")] = 0.02
     table_optimizer: Annotated[
         TableRule,
         Doc(
@@ -118,26 +149,33 @@ class TrainConfig:
         ),
     ] = "sparse_adam"
     joint_rate: Annotated[
-        float, Doc("factor on the two rates above in the encoder phase, which starts near an optimum")
+        float, AMOUNT, Doc("factor on the two rates above in the encoder phase, which starts near an optimum")
     ] = 0.1
-    weight_decay: Annotated[float, Doc("decoupled, on the encoder's kernels and embeddings")] = 0.01
-    head_weight_decay: Annotated[float, Doc("decoupled, on projection and text bias")] = 0.3
+    weight_decay: Annotated[float, AMOUNT, Doc("decoupled, on the encoder's kernels and embeddings")] = 0.01
+    head_weight_decay: Annotated[float, AMOUNT, Doc("decoupled, on projection and text bias")] = 0.3
     table_weight_decay: Annotated[
-        float, Doc("decoupled, on user and item rows where a batch touches them (dense_adam: on all)")
+        float, AMOUNT, Doc("decoupled, on user and item rows where a batch touches them (dense_adam: on all)")
     ] = 0.0
-    warmup: Annotated[float, Doc("share of the steps in which the rates rise linearly")] = 0.1
+    warmup: Annotated[float, SHARE, Doc("share of the steps in which the rates rise linearly")] = 0.1
     decay: Annotated[Decay, Doc("of the rates after that: cosine or linear to 0, or constant")] = "cosine"
-    layer_decay: Annotated[float, Doc("factor on the encoder's rate from each layer to the one below; 1: none")] = 1.0
-    accumulate: Annotated[int, Doc("slices of a batch that go through one after the other: less memory, same step")] = 1
+    layer_decay: Annotated[
+        float, AMOUNT, Doc("factor on the encoder's rate from each layer to the one below; 1: none")
+    ] = 1.0
+    accumulate: Annotated[
+        int, COUNT, Doc("slices of a batch that go through one after the other: less memory, same step")
+    ] = 1
     average: Annotated[
         float,
+        SHARE,
         Doc(
             "decay b of the moving average of encoder and head that is evaluated, without their first weights; rows of "
             "users, items and words are evaluated as the last step left them; 0: none"
         ),
     ] = 0.0
     clip_norm: Annotated[
-        float, Doc("global norm of the gradient of encoder (its word rows too) and head is clipped to this; 0: never")
+        float,
+        AMOUNT,
+        Doc("global norm of the gradient of encoder (its word rows too) and head is clipped to this; 0: never"),
     ] = 1.0
     cache_layers: Annotated[
         bool, Doc("under top:N, hidden states below the layers that learn are computed once and kept on disk")
@@ -148,17 +186,21 @@ class TrainConfig:
     scan_layers: Annotated[bool, Doc("compile one layer for all of them: a deep encoder compiles sooner")] = False
     encoder_dropout: Annotated[bool, Doc("use the encoder's own dropout rates in training")] = False
     contrast_weight: Annotated[
-        float, Doc("of a contrast of two dropout views of each text of a batch (SimCSE; encoder_dropout); 0: none")
+        float,
+        AMOUNT,
+        Doc("of a contrast of two dropout views of each text of a batch (SimCSE; encoder_dropout); 0: none"),
     ] = 0.0
-    contrast_temperature: Annotated[float, Doc("of that contrast's cosines")] = 0.05
+    contrast_temperature: Annotated[float, POSITIVE, Doc("of that contrast's cosines")] = 0.05
     parallel: Annotated[ParallelMode, Doc("auto: pmap on several local devices, else jit")] = "auto"
     shard_tables: Annotated[bool, Doc("split user and item rows over the devices instead of a copy on each")] = False
-    log_every: Annotated[int, Doc("steps between two rows of metrics.jsonl")] = 10
-    save_minutes: Annotated[float, Doc("save after so many minutes too; 0: at the end of an epoch alone")] = 10.0
+    log_every: Annotated[int, COUNT, Doc("steps between two rows of metrics.jsonl")] = 10
+    save_minutes: Annotated[float, AMOUNT, Doc("save after so many minutes too; 0: at the end of an epoch alone")] = (
+        10.0
+    )
     track: Annotated[
         tuple[Tracker, ...], Doc("where metrics go beside metrics.jsonl: tensorboard, wandb (each needs its extra)")
     ] = ()
-    checkpoints: Annotated[int, Doc("finished checkpoints kept beside the best one")] = 2
+    checkpoints: Annotated[int, COUNT, Doc("finished checkpoints kept beside the best one")] = 2
 
     @property
     def predicts_ratings(self) -> bool:
@@ -170,19 +212,23 @@ class TrainConfig:
 class WholeDataConfig:
     """Top-N by exact solves (`anchored_als`): unobserved pairs are weak zeros, items stay near their texts."""
 
-    anchor_scale: Annotated[float, Doc("length s of an anchor: x = s * the text's direction from the mean text")] = 0.4
-    unobserved_weight: Annotated[float, Doc("a0: weight of an unobserved pair beside 1 for an observed one")] = 0.1
-    l2: Annotated[float, Doc("lambda per (weighted) event of |p_u|^2 and of |q_i - x_i|^2")] = 0.03
-    propensity_power: Annotated[float, Doc("rho: positives of an item weigh n_i^-rho; 0: all alike")] = 0.15
-    alternations: Annotated[int, Doc("times that users, then items, are solved")] = 6
+    anchor_scale: Annotated[
+        float, AMOUNT, Doc("length s of an anchor: x = s * the text's direction from the mean text")
+    ] = 0.4
+    unobserved_weight: Annotated[
+        float, AMOUNT, Doc("a0: weight of an unobserved pair beside 1 for an observed one")
+    ] = 0.1
+    l2: Annotated[float, AMOUNT, Doc("lambda per (weighted) event of |p_u|^2 and of |q_i - x_i|^2")] = 0.03
+    propensity_power: Annotated[float, AMOUNT, Doc("rho: positives of an item weigh n_i^-rho; 0: all alike")] = 0.15
+    alternations: Annotated[int, COUNT, Doc("times that users, then items, are solved")] = 6
     cold: Annotated[ColdItems, Doc("where a never-seen item's vector comes from: see solve.cold_start")] = "text_map"
-    cold_l2: Annotated[float, Doc("lambda of that ridge or map")] = 100.0
-    cold_gain: Annotated[float, Doc("gamma: cold vectors times this; a request can turn it further")] = 1.0
+    cold_l2: Annotated[float, AMOUNT, Doc("lambda of that ridge or map")] = 100.0
+    cold_gain: Annotated[float, AMOUNT, Doc("gamma: cold vectors times this; a request can turn it further")] = 1.0
     lexical_share: Annotated[
-        float, Doc("a: cosines of texts are (1 - a) the encoder's + a that of their words (TF-IDF); 0: no words")
+        float, SHARE, Doc("a: cosines of texts are (1 - a) the encoder's + a that of their words (TF-IDF); 0: no words")
     ] = 0.0
-    lexical_rank: Annotated[int, Doc("dimensions that words add to the vectors; fewer of few texts")] = 128
-    neighbours: Annotated[int, Doc("texts that a cold item takes from, with cold = neighbours")] = 30
+    lexical_rank: Annotated[int, COUNT, Doc("dimensions that words add to the vectors; fewer of few texts")] = 128
+    neighbours: Annotated[int, COUNT, Doc("texts that a cold item takes from, with cold = neighbours")] = 30
     temperature: Annotated[float, Doc("of the softmax over their cosines")] = 0.2
 
 
@@ -191,20 +237,21 @@ class BayesConfig:
     """Ratings by Bayesian factorisation anchored at side information (`bayes`): penalties and noise are learnt."""
 
     method: Annotated[Posterior, Doc("vb: variational Bayes; gibbs: sampled, a little better, slower")] = "vb"
-    factors: Annotated[int, Doc("D under variational Bayes")] = 8
-    iterations: Annotated[int, Doc("of variational Bayes; 100 have not converged")] = 200
-    gibbs_factors: Annotated[int, Doc("D of a Gibbs sample, and of the served vectors")] = 16
-    sweeps: Annotated[int, Doc("Gibbs sweeps, burn-in included")] = 240
-    burn_in: Annotated[int, Doc("sweeps that are thrown away")] = 40
-    factor_sd: Annotated[float, Doc("prior sd of a factor, for ratings of variance 1")] = 0.8
-    bias_sd: Annotated[float, Doc("prior sd of a bias, for ratings of variance 1")] = 0.4
-    user_noise: Annotated[float, Doc("a_u ~ Gamma(this, this): how alike users are in their noise")] = 5.0
-    item_noise: Annotated[float, Doc("g_i ~ Gamma(this, this)")] = 10.0
+    factors: Annotated[int, COUNT, Doc("D under variational Bayes")] = 8
+    iterations: Annotated[int, COUNT, Doc("of variational Bayes; 100 have not converged")] = 200
+    gibbs_factors: Annotated[int, COUNT, Doc("D of a Gibbs sample, and of the served vectors")] = 16
+    sweeps: Annotated[int, COUNT, Doc("Gibbs sweeps, burn-in included")] = 240
+    burn_in: Annotated[int, AMOUNT, Doc("sweeps that are thrown away")] = 40
+    factor_sd: Annotated[float, POSITIVE, Doc("prior sd of a factor, for ratings of variance 1")] = 0.8
+    bias_sd: Annotated[float, POSITIVE, Doc("prior sd of a bias, for ratings of variance 1")] = 0.4
+    user_noise: Annotated[float, POSITIVE, Doc("a_u ~ Gamma(this, this): how alike users are in their noise")] = 5.0
+    item_noise: Annotated[float, POSITIVE, Doc("g_i ~ Gamma(this, this)")] = 10.0
     lexical_share: Annotated[
         float,
+        SHARE,
         Doc("a: above 0, words (TF-IDF) are side information too, and weigh so in placing new texts; 0: no words"),
     ] = 0.0
-    lexical_rank: Annotated[int, Doc("dimensions of the words of a text; fewer of few texts")] = 128
+    lexical_rank: Annotated[int, COUNT, Doc("dimensions of the words of a text; fewer of few texts")] = 128
     blocks: Annotated[
         tuple[str, ...],
         Doc(
@@ -226,18 +273,20 @@ class ScheduleConfig:
         SolvePrecision, Doc("arithmetic of the solves; float64: twice the memory; what is served stays float32")
     ] = "float32"
     tune_on: Annotated[TuneOn, Doc("solved item vectors (each text once an epoch), or pairs end to end")] = "items"
-    trainable: Annotated[str, Doc("part of the encoder that learns between the solves, as train.trainable")] = "top:2"
-    epochs: Annotated[int, Doc("of that fine-tuning")] = 8
-    batch_items: Annotated[int, Doc("texts per batch of it")] = 32
-    learning_rate: Annotated[float, Doc("peak for the encoder")] = 5e-5
-    head_learning_rate: Annotated[float, Doc("peak for the map beside the anchors' own")] = 5e-5
+    trainable: Annotated[
+        str, _TRAINABLE, Doc("part of the encoder that learns between the solves, as train.trainable")
+    ] = "top:2"
+    epochs: Annotated[int, AMOUNT, Doc("of that fine-tuning")] = 8
+    batch_items: Annotated[int, COUNT, Doc("texts per batch of it")] = 32
+    learning_rate: Annotated[float, AMOUNT, Doc("peak for the encoder")] = 5e-5
+    head_learning_rate: Annotated[float, AMOUNT, Doc("peak for the map beside the anchors' own")] = 5e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """What the report measures."""
 
-    cutoffs: Annotated[tuple[int, ...], Doc("k of the ranking metrics")] = (10, 20)
+    cutoffs: Annotated[tuple[int, ...], _CUTOFFS, Doc("k of the ranking metrics")] = (10, 20)
     positive_rating: Annotated[
         float, Doc("least rating of a like; 0: the dataset's own, else the top quarter of its scale")
     ] = 0.0
@@ -251,7 +300,7 @@ class EvaluationConfig:
 class Config:
     """One experiment. Every field has a default: the quickstart's."""
 
-    seed: Annotated[int, Doc("the one source of randomness")] = 0
+    seed: Annotated[int, AMOUNT, Doc("the one source of randomness")] = 0
     refit: Annotated[bool, Doc("after choosing on validation, train (or solve) again on train + validation")] = True
     data: DataConfig = DataConfig()
     encoder: EncoderSection = EncoderSection()
@@ -263,7 +312,9 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:
-        _check(self)
+        plain_settings.check_rules(self)
+        for check in (_check_objective, _check_contrast, _check_texts, _check_solves):
+            check(self)
 
     @property
     def solves_on_pairs(self) -> bool:
@@ -287,19 +338,52 @@ def from_toml(text: str, source: str = "configuration") -> Config:
     return from_dict(values)
 
 
+def _objective_of_likes(config: Config) -> str | None:
+    """That by which pairs are learnt from where only likes count; None where ratings are predicted."""
+    if config.solves_on_pairs:
+        return "whole_data"
+    return None if config.train.predicts_ratings else config.train.objective
+
+
+def _learns_on_pairs(schedule: ScheduleConfig) -> bool:
+    return schedule.steps == "gradient" or (schedule.steps == "solve_tune_solve" and schedule.tune_on == "pairs")
+
+
+def _check_objective(config: Config) -> None:
+    train, objective = config.train, _objective_of_likes(config)
+    if not train.predicts_ratings and not _learns_on_pairs(config.schedule):
+        raise UserError(
+            f"Setting train.objective = {train.objective} is for training by gradient: set schedule.steps to gradient."
+        )
+    if train.accumulate > 1 and objective is not None:
+        raise UserError(
+            f"Setting train.accumulate must be 1 under the objective {objective}: it compares a pair with the other "
+            "items of its batch, and slices that go through one after the other do not see each other's. For less "
+            "memory lower train.batch_items, or set train.remat."
+        )
+    if train.propensity != "naive_bayes":
+        return
+    if objective is not None:
+        raise UserError(
+            "Setting train.propensity = naive_bayes weighs ratings by their value, and the objective "
+            f"{objective} learns from likes, which are all alike: take popularity."
+        )
+    if train.propensity_power:
+        raise UserError(
+            "Setting train.propensity_power belongs to train.propensity = popularity: leave it 0 under naive_bayes."
+        )
+
+
 def _check_contrast(config: Config) -> None:
     train, schedule = config.train, config.schedule
-    if train.contrast_temperature == 0:
-        raise UserError("Setting train.contrast_temperature must be above 0, not 0.")
     if not train.contrast_weight:
         return
-    gradient = schedule.steps == "gradient"
-    if not gradient and not (schedule.steps == "solve_tune_solve" and schedule.tune_on == "pairs"):
+    if not _learns_on_pairs(schedule):
         raise UserError(
             "Setting train.contrast_weight is read by training on pairs: set schedule.steps to gradient or "
             "schedule.tune_on to pairs, or leave it 0."
         )
-    if (train.trainable if gradient else schedule.trainable) == "none":
+    if (train.trainable if schedule.steps == "gradient" else schedule.trainable) == "none":
         raise UserError("Setting train.contrast_weight needs an encoder that learns, and trainable is none.")
     if not train.encoder_dropout:
         raise UserError(
@@ -309,120 +393,13 @@ def _check_contrast(config: Config) -> None:
         raise UserError("Setting train.accumulate must be 1 with train.contrast_weight, which compares all texts.")
 
 
-def _check(config: Config) -> None:
-    data, model, train = config.data, config.model, config.train
-    schedule, whole_data, bayes = config.schedule, config.whole_data, config.bayes
-    by_likes = config.solves_on_pairs or not train.predicts_ratings
-    objective = "whole_data" if config.solves_on_pairs else train.objective
-    if config.seed < 0:
-        raise UserError(f"Setting seed must be at least 0, not {config.seed}.")
-    positive = {
-        "data.max_length": data.max_length,
-        "model.embedding_dim": model.embedding_dim,
-        "train.batch_pairs": train.batch_pairs,
-        "train.batch_items": train.batch_items,
-        "train.head_pairs_per_item": train.head_pairs_per_item,
-        "train.pairs_per_item": train.pairs_per_item,
-        "train.row_length": train.row_length,
-        "train.log_every": train.log_every,
-        "train.checkpoints": train.checkpoints,
-        "train.accumulate": train.accumulate,
-        "schedule.batch_items": schedule.batch_items,
-        "whole_data.alternations": whole_data.alternations,
-        "whole_data.neighbours": whole_data.neighbours,
-        "whole_data.lexical_rank": whole_data.lexical_rank,
-        "bayes.factors": bayes.factors,
-        "bayes.iterations": bayes.iterations,
-        "bayes.gibbs_factors": bayes.gibbs_factors,
-        "bayes.sweeps": bayes.sweeps,
-        "bayes.lexical_rank": bayes.lexical_rank,
-    }
-    for name, number in positive.items():
-        if number < 1:
-            raise UserError(f"Setting {name} must be at least 1, not {number}.")
-    shares = {
-        "data.test": data.test,
-        "data.validation": data.validation,
-        "data.cold_share": data.cold_share,
-        "data.cold_validation": data.cold_validation,
-        "model.embedding_dropout": model.embedding_dropout,
-        "train.warmup": train.warmup,
-        "train.average": train.average,
-        "whole_data.lexical_share": whole_data.lexical_share,
-        "bayes.lexical_share": bayes.lexical_share,
-    }
-    for name, share in shares.items():
-        if not 0.0 <= share < 1.0:
-            raise UserError(f"Setting {name} must be at least 0 and below 1, not {share}.")
-    amounts = {
-        "model.gate_count": model.gate_count,
-        "model.user_l2": model.user_l2,
-        "model.item_l2": model.item_l2,
-        "model.bias_l2": model.bias_l2,
-        "train.head_epochs": train.head_epochs,
-        "train.epochs": train.epochs,
-        "train.patience": train.patience,
-        "train.learning_rate": train.learning_rate,
-        "train.head_learning_rate": train.head_learning_rate,
-        "train.table_learning_rate": train.table_learning_rate,
-        "train.joint_rate": train.joint_rate,
-        "train.weight_decay": train.weight_decay,
-        "train.contrast_weight": train.contrast_weight,
-        "train.contrast_temperature": train.contrast_temperature,
-        "train.layer_decay": train.layer_decay,
-        "train.head_weight_decay": train.head_weight_decay,
-        "train.table_weight_decay": train.table_weight_decay,
-        "train.clip_norm": train.clip_norm,
-        "whole_data.anchor_scale": whole_data.anchor_scale,
-        "whole_data.unobserved_weight": whole_data.unobserved_weight,
-        "whole_data.l2": whole_data.l2,
-        "schedule.epochs": schedule.epochs,
-        "schedule.learning_rate": schedule.learning_rate,
-        "schedule.head_learning_rate": schedule.head_learning_rate,
-        "whole_data.cold_l2": whole_data.cold_l2,
-        "whole_data.cold_gain": whole_data.cold_gain,
-        "whole_data.propensity_power": whole_data.propensity_power,
-        "train.save_minutes": train.save_minutes,
-        "train.propensity_power": train.propensity_power,
-        "train.propensity_clip": train.propensity_clip,
-        "bayes.burn_in": bayes.burn_in,
-        "bayes.factor_sd": bayes.factor_sd,
-        "bayes.bias_sd": bayes.bias_sd,
-        "bayes.user_noise": bayes.user_noise,
-        "bayes.item_noise": bayes.item_noise,
-    }
-    for name, amount in amounts.items():
-        if not (math.isfinite(amount) and amount >= 0):
-            raise UserError(f"Setting {name} must be a finite number of at least 0, not {amount}.")
-    for name in ("factor_sd", "bias_sd", "user_noise", "item_noise"):
-        if getattr(bayes, name) == 0:
-            raise UserError(f"Setting bayes.{name} must be above 0, not 0.")
-    if bayes.burn_in >= bayes.sweeps:
-        raise UserError(f"Setting bayes.burn_in ({bayes.burn_in}) must be below bayes.sweeps ({bayes.sweeps}).")
-    if 0 < train.propensity_clip < 1:
-        raise UserError(f"Setting train.propensity_clip must be at least 1, or 0, not {train.propensity_clip}.")
-    if train.propensity == "naive_bayes" and by_likes:
+def _check_texts(config: Config) -> None:
+    data, train, schedule = config.data, config.train, config.schedule
+    if train.row_length < data.max_length:
         raise UserError(
-            "Setting train.propensity = naive_bayes weighs ratings by their value, and the objective "
-            f"{objective} learns from likes, which are all alike: take popularity."
+            f"Setting train.row_length ({train.row_length}) must hold a whole text: at least data.max_length "
+            f"({data.max_length})."
         )
-    if train.propensity == "naive_bayes" and train.propensity_power:
-        raise UserError(
-            "Setting train.propensity_power belongs to train.propensity = popularity: leave it 0 under naive_bayes."
-        )
-    if not train.predicts_ratings and not (
-        schedule.steps == "gradient" or (schedule.steps == "solve_tune_solve" and schedule.tune_on == "pairs")
-    ):
-        raise UserError(
-            f"Setting train.objective = {train.objective} is for training by gradient: set schedule.steps to gradient."
-        )
-    if train.accumulate > 1 and by_likes:
-        raise UserError(
-            f"Setting train.accumulate must be 1 under the objective {objective}: it compares a pair with the other "
-            "items of its batch, and slices that go through one after the other do not see each other's. For less "
-            "memory lower train.batch_items, or set train.remat."
-        )
-    _check_contrast(config)
     if data.user_template and schedule.steps == "gradient" and train.objective == "whole_data":
         raise UserError(
             "Setting data.user_template is not read under train.objective = whole_data, whose users have vectors of "
@@ -434,34 +411,28 @@ def _check(config: Config) -> None:
             "has no place for users' texts. Set schedule.goal to explicit or schedule.steps to gradient, or leave it "
             "empty."
         )
-    if whole_data.lexical_share and (schedule.steps == "gradient" or schedule.goal != "whole_data"):
+
+
+def _check_solves(config: Config) -> None:
+    schedule, whole_data, bayes = config.schedule, config.whole_data, config.bayes
+    solves = schedule.steps != "gradient"
+    if whole_data.lexical_share and not (solves and schedule.goal == "whole_data"):
         raise UserError(
             "Setting whole_data.lexical_share is read by solves for lists alone: set schedule.goal to whole_data and "
             "schedule.steps to solve or solve_tune_solve, or leave it 0."
         )
-    if bayes.lexical_share and (schedule.steps == "gradient" or schedule.goal != "explicit"):
+    if bayes.lexical_share and not (solves and schedule.goal == "explicit"):
         raise UserError(
             "Setting bayes.lexical_share is read by solves of ratings alone: set schedule.goal to explicit and "
             "schedule.steps to solve or solve_tune_solve, or leave it 0."
         )
+    if bayes.burn_in >= bayes.sweeps:
+        raise UserError(f"Setting bayes.burn_in ({bayes.burn_in}) must be below bayes.sweeps ({bayes.sweeps}).")
     for name, asked, setting in (
         ("words", bayes.lexical_share > 0, "bayes.lexical_share"),
-        ("profile", bool(data.user_template) and schedule.steps != "gradient", "data.user_template"),
+        ("profile", bool(config.data.user_template) and solves, "data.user_template"),
     ):
         if bayes.blocks and asked and name not in bayes.blocks:
             raise UserError(f"Setting bayes.blocks leaves out {name}, which {setting} asks for: name it too.")
     if "words" in bayes.blocks and not bayes.lexical_share:
         raise UserError("Setting bayes.blocks names words: set bayes.lexical_share above 0.")
-    if train.row_length < data.max_length:
-        raise UserError(
-            f"Setting train.row_length ({train.row_length}) must hold a whole text: at least data.max_length "
-            f"({data.max_length})."
-        )
-    for name, part in (("train.trainable", train.trainable), ("schedule.trainable", schedule.trainable)):
-        top = part.removeprefix("top:")
-        if part not in ("all", "bias", "none") and not (part != top and top.isdecimal() and int(top) > 0):
-            raise UserError(f"Setting {name} must be all, bias, none or top:N with N > 0, not {part!r}.")
-    if not config.evaluation.cutoffs or min(config.evaluation.cutoffs) < 1:
-        raise UserError(
-            f"Setting evaluation.cutoffs must be a list of numbers above 0, not {config.evaluation.cutoffs}."
-        )

@@ -1,12 +1,15 @@
 """Settings as plain values: frozen dataclasses with documented fields, to and from dict, and to TOML with explanations.
 
-Fields are annotated `Annotated[type, Doc("...")]`; a field may be a dataclass of settings itself. Out of scope: which
-settings there are and what their values may be (`config`, and whoever has settings of their own).
+Fields are annotated `Annotated[type, Doc("...")]`, with a `Rule` between where not every value of the type will do; a
+field may be a dataclass of settings itself. Out of scope: which settings there are, and what their values may be
+together (`config`, and whoever has settings of their own).
 """
 
 import dataclasses
+import functools
+import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from typing_extensions import Doc
@@ -14,6 +17,36 @@ from typing_extensions import Doc
 from ltrec_jax.errors import UserError, unknown_name
 
 _T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What the value of a setting must be, in `words`, and whether it `holds` for a value."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(least: int, why: str = "") -> Rule:
+    """The rule of a number that is not less; `why` is told with it."""
+    return Rule(f"at least {least}{why}", lambda value: value >= least)
+
+
+COUNT = at_least(1)
+SHARE = Rule("at least 0 and below 1", lambda value: 0 <= value < 1)
+AMOUNT = Rule("a finite number of at least 0", lambda value: 0 <= value < math.inf)
+POSITIVE = Rule("above 0, and finite", lambda value: 0 < value < math.inf)
+
+
+def check_rules(config: Any, where: str = "") -> None:
+    """`UserError` about the first setting that breaks the rule of its field, with `where` before its name."""
+    rules = _rules(config.__class__)
+    for field in dataclasses.fields(config):
+        name, value = f"{where}{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_rules(value, f"{name}.")
+        elif (rule := rules.get(field.name)) and not rule.holds(value):
+            raise UserError(f"Setting {name} must be {rule.words}, not {value!r}.")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -69,6 +102,12 @@ def field_docs(kind: type) -> dict[str, str]:
         name: next((note.documentation for note in get_args(hint) if isinstance(note, Doc)), "")
         for name, hint in hints.items()
     }
+
+
+@functools.cache
+def _rules(kind: type) -> dict[str, Rule]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: note for name, hint in hints.items() for note in get_args(hint) if isinstance(note, Rule)}
 
 
 def _toml_line(kind: type, name: str, value: Any) -> str:

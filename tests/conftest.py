@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 # Before anything asks for a device: later it has no effect.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -21,6 +22,16 @@ TOPICS = {
     "farm": ["tractor", "barn", "cattle", "harvest", "orchard"],
     "crime": ["detective", "heist", "alibi", "witness", "verdict"],
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Equal programs are compiled once for all tests, as they are for a user's runs: it is most of what tests take."""
+    from ltrec_jax import parallel
+
+    parallel.enable_compile_cache(str(tmp_path_factory.mktemp("compiled")))
+    # What was compiled while tests were collected may have settled that there is no cache.
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

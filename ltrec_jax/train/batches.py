@@ -1,16 +1,14 @@
 """Batches that encode each text once: a pure function of (seed, epoch, step), with static shapes.
 
-A batch holds K item slots, the packed tokens of their texts, and P rating pairs that point at slots. The unit drawn
-without replacement is (item, chunk of at most R of its pairs): every pair comes once per epoch, and an epoch encodes
-sum_i ceil(n_i / R) texts, beside those of users where they have some (`user_texts`). There is no iterator state: a
-resumed run asks for the next step and gets the same bytes.
+A batch holds K item slots, the packed tokens of their texts, and P rating pairs that point at slots. Every pair comes
+once per epoch, and an epoch encodes sum_i ceil(n_i / R) texts for at most R pairs with each, beside those of users
+where they have some (`user_texts`). There is no iterator state: a resumed run asks for the next step and gets the same
+bytes.
 
-Out of scope: what the model does with a batch, and where it is placed (`parallel`).
+Out of scope: what the model does with a batch, where it is placed (`parallel`), which items and pairs it has
+(`dealing`), how large its shapes are (`capacities`).
 """
 
-import dataclasses
-import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -20,14 +18,11 @@ import numpy as np
 from ltrec_jax.data.dataset import Interactions
 from ltrec_jax.text import packing
 from ltrec_jax.text.store import TokenStore
+from ltrec_jax.train.capacities import capacities, sampled_steps
+from ltrec_jax.train.dealing import UnitDealer, Units
 from ltrec_jax.train.layer_cache import HiddenStates
 from ltrec_jax.train.shapes import padded, rung
 from ltrec_jax.train.user_texts import Texts, UserTextDealer, UserTexts
-
-_PRIMES = np.array(
-    [2147483647, 2147483629, 2147483587, 2147483579, 2147483563, 2147483549, 2147483543, 2147483497], np.int64
-)
-_SAMPLED_STEPS, _SAMPLED_EPOCHS = 256, 8
 
 Weights = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(item [P], rating [P]) of pairs -> what their errors weigh, float [P]."""
@@ -95,15 +90,6 @@ class Batch(NamedTuple):
         return sum(ids.size for ids in blocks if ids is not None)
 
 
-@dataclasses.dataclass(frozen=True)
-class Units:
-    """The units of one global batch: items, and the pairs of each (row numbers into the item-sorted interactions)."""
-
-    item: np.ndarray
-    size: np.ndarray
-    pairs: np.ndarray
-
-
 class BatchSource:
     """Batches of some rows of interactions. Building it sorts them by item once; a batch then costs O(its size)."""
 
@@ -145,34 +131,35 @@ class BatchSource:
         self._rows = np.asarray(rows, narrow)[order]
         self._interactions = interactions
         counts = np.bincount(items, minlength=num_items)
-        self._start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._items = np.flatnonzero(counts).astype(np.int32)
-        self._chunks = -(-counts[self._items] // pairs_per_item)
         self._gate, self._tokens, self._hidden, self._weights = gate_I, tokens, hidden, weights
         self._lengths = None if tokens is None else np.asarray(tokens.lengths)
         self._num_users, self._num_items = num_users, num_items
-        self._pairs_per_item, self._row_length, self._pad_id = pairs_per_item, row_length, pad_id
-        self.devices, self.accumulate, self.seed, self._share = devices, accumulate, seed, share
-        self.units_per_epoch = int(self._chunks.sum())
+        self._row_length, self._pad_id = row_length, pad_id
+        self.devices, self.accumulate, self._share = devices, accumulate, share
+        self._dealer = UnitDealer(
+            counts,
+            self._lengths,
+            batch_pairs=batch_pairs,
+            batch_items=batch_items,
+            pairs_per_item=pairs_per_item,
+            seed=seed,
+        )
+        self.units_per_epoch, self.steps_per_epoch = self._dealer.units_per_epoch, self._dealer.steps_per_epoch
         self.pairs_per_epoch = len(rows)
-        self.steps_per_epoch = -(-self.pairs_per_epoch // batch_pairs)
-        if tokens is not None:
-            self.steps_per_epoch = max(self.steps_per_epoch, -(-self.units_per_epoch // batch_items))
-        self.steps_per_epoch = min(self.steps_per_epoch, self.units_per_epoch)
         self._log_q: np.ndarray | None = None
         if with_log_q:
             self._log_q = np.zeros(num_items, np.float32)
-            self._log_q[self._items] = np.log(self._chunks / self.steps_per_epoch)
+            self._log_q[self._dealer.items] = np.log(self._dealer.chunks / self.steps_per_epoch)
         self._user_counts = np.bincount(interactions.user[rows], minlength=num_users) if with_log_q else None
         slots = -(-self.units_per_epoch // self.steps_per_epoch)
         self._parts = devices * accumulate
         self._slots = -(-slots // self._parts)
-        self._pair_capacity, self._row_capacity = self._measure()
+        self._pair_capacity, self._row_capacity = capacities(self._needed(), steps_per_epoch=self.steps_per_epoch)
         self._users: UserTextDealer | None = None
         if user_texts is not None:
             self._users = UserTextDealer(
                 user_texts,
-                (self._users_of_slices(self.units(epoch, step)) for epoch, step in self._sampled()),
+                (self._users_of_slices(self.units(epoch, step)) for epoch, step in sampled_steps(self.steps_per_epoch)),
                 packed=tokens is not None,
                 row_length=user_row_length,
                 pad_id=pad_id,
@@ -184,7 +171,8 @@ class BatchSource:
     @property
     def tokens_per_epoch(self) -> int:
         """Tokens encoded in one epoch: each unit's text once, and about those of the users' texts."""
-        items = 0 if self._lengths is None else int((self._lengths[self._items] * self._chunks).sum())
+        dealt = self._dealer
+        items = 0 if self._lengths is None else int((self._lengths[dealt.items] * dealt.chunks).sum())
         return items if self._users is None else items + int(self._users.lengths_per_epoch.sum())
 
     @property
@@ -202,40 +190,17 @@ class BatchSource:
         """Tokens of each text that an epoch encodes, int64 [units + texts of users]; none where none is encoded."""
         if self._lengths is None:
             return np.zeros(0, np.int64)
-        items = np.repeat(self._lengths[self._items], self._chunks)
+        items = np.repeat(self._lengths[self._dealer.items], self._dealer.chunks)
         return items if self._users is None else np.concatenate([items, self._users.lengths_per_epoch])
 
     @property
     def others(self) -> float:
-        """1 / how often two units meet in a batch, as a multiple of how often they would if each were dealt by itself:
-        (n - 1) / (n - steps) for n units an epoch. 1 where no two ever meet."""
-        n, steps = self.units_per_epoch, self.steps_per_epoch
-        return (n - 1) / (n - steps) if n > steps else 1.0
+        """As of its units (`UnitDealer.others`)."""
+        return self._dealer.others
 
     def units(self, epoch: int, step: int) -> Units:
-        """The units of a global batch, the same on any number of devices.
-
-        Items are shuffled per epoch, their chunks laid end to end and dealt to the batches like cards, so that chunks
-        of one item fall into different batches (while no item has more chunks than an epoch has steps). Where texts are
-        encoded the shuffled items are sorted by length before, so that every batch gets short and long ones alike and
-        little of its static shape is padding. Inside an item the pairs are permuted by j -> (a j + b) mod n with a
-        prime a above n: a bijection that needs no memory.
-        """
-        if not 0 <= step < self.steps_per_epoch:
-            raise ValueError(f"step {step} is outside an epoch of {self.steps_per_epoch} steps")
-        order, offsets, deal = self._epoch(epoch)
-        position = np.arange(deal[step], self.units_per_epoch, self.steps_per_epoch)
-        rank = np.searchsorted(offsets, position, side="right") - 1
-        item = self._items[order[rank]]
-        chunk = position - offsets[rank]
-        start, total = self._start[item], self._start[item + 1] - self._start[item]
-        first = chunk * self._pairs_per_item
-        size = np.minimum(total - first, self._pairs_per_item)
-        owner = np.repeat(np.arange(len(item)), size)
-        within = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size) + first[owner]
-        multiplier, shift = self._permutation(epoch, item)
-        pairs = start[owner] + (within * multiplier[owner] + shift[owner]) % total[owner]
-        return Units(item, size, pairs)
+        """The units of a global batch, the same on any number of devices."""
+        return self._dealer.units(epoch, step)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """The global batch of a step, sliced for the devices: unit j goes to device j mod D.
@@ -337,44 +302,13 @@ class BatchSource:
         row, start = packing.pack(self._lengths[items], self._row_length)
         return row, start, int(row.max(initial=-1)) + 1
 
-    def _permutation(self, epoch: int, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        draw = _mix(np.uint64(self.seed), np.uint64(epoch), item.astype(np.uint64))
-        total = self._start[item + 1] - self._start[item]
-        # A prime above the count is coprime to it, so the map is a bijection.
-        multiplier = _PRIMES[(draw % np.uint64(len(_PRIMES))).astype(np.int64)] % total
-        shift = ((draw >> np.uint64(8)) % total.astype(np.uint64)).astype(np.int64)
-        return multiplier, shift
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - a source lives as long as its run
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        generator = np.random.default_rng([self.seed, 0xBA7C4, epoch])
-        order = generator.permutation(len(self._items))
-        if self._lengths is not None:
-            order = order[np.argsort(self._lengths[self._items[order]], kind="stable")]
-        chunks = self._chunks[order]
-        return order, np.cumsum(chunks) - chunks, generator.permutation(self.steps_per_epoch)
-
-    def _measure(self) -> tuple[int, int]:
-        """Capacities per device for pairs and token rows that nearly every batch fits, from the first epochs.
-
-        One batch that does not fit compiles the step anew, which takes as long as an epoch of MovieLens-100K.
-        """
-        pairs, rows = 1, 1
-        for epoch, step in self._sampled():
+    def _needed(self) -> Iterator[tuple[int, int]]:
+        """The pairs and token rows that each slice of some batches needs."""
+        for epoch, step in sampled_steps(self.steps_per_epoch):
             units = self.units(epoch, step)
             for first in range(self._parts):
                 part = slice(first, None, self._parts)
-                pairs = max(pairs, int(units.size[part].sum()))
-                rows = max(rows, self._pack(units.item[part])[2])
-        # Pairs of a batch vary with the popularity of its items; token rows hardly, since lengths are dealt evenly.
-        more_pairs, more_rows = (1.05, 1.02) if self.steps_per_epoch > 1 else (1.0, 1.0)
-        return -(-int(pairs * more_pairs) // 64) * 64, int(np.ceil(rows * more_rows))
-
-    def _sampled(self) -> Iterator[tuple[int, int]]:
-        """Some (epoch, step) of the first epochs."""
-        epochs = min(_SAMPLED_EPOCHS, -(-_SAMPLED_STEPS // self.steps_per_epoch))
-        steps = np.unique(np.linspace(0, self.steps_per_epoch - 1, -(-_SAMPLED_STEPS // epochs)).astype(int))
-        return itertools.product(range(epochs), steps.tolist())
+                yield int(units.size[part].sum()), self._pack(units.item[part])[2]
 
 
 def prefetch(source: Source, first: int, last: int, place: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
@@ -391,14 +325,3 @@ def prefetch(source: Source, first: int, last: int, place: Callable[[Any], Any])
             batch = upcoming.result()
             upcoming = pool.submit(produce, step + 1) if step + 1 < last else None
             yield step, batch
-
-
-def _mix(*words: np.ndarray | np.uint64) -> np.ndarray:
-    """A 64-bit hash of words, element by element (the finaliser of SplitMix64; Steele, Lea & Flood, 2014)."""
-    state = np.asarray(np.uint64(0x9E3779B97F4A7C15))
-    with np.errstate(over="ignore"):
-        for word in words:
-            state = (state ^ word) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
-    return state

@@ -30,6 +30,7 @@ from ltrec_jax.train.problem import Problem
 from ltrec_jax.train.profiling import profiled
 from ltrec_jax.train.state import WORDS, TrainState, full_params, without
 from ltrec_jax.train.step import Loss
+from ltrec_jax.train.text_vectors import encode_slots, encode_texts
 from ltrec_jax.types import Array, MetricWriter, PyTree
 
 ITEMS = "items"
@@ -77,11 +78,12 @@ def prepare(problem: Problem, anchors: Anchors, item_vectors_IxD: np.ndarray, co
         words = params["encoder"]["embeddings"]["word_embeddings"]["embedding"]
         tables = {"words": sparse_table.make_table(words, train.table_optimizer)}
         params = without(params, WORDS)
-    loss = item_loss(phases.encode_slots(problem, hidden))
+    loss = item_loss(encode_slots(problem, hidden))
     state, step = phases.state_and_step(problem, train, params, tables, loss, source, epochs)
 
     def pooled(state: TrainState, items: np.ndarray) -> Array:
-        return phases.encoded_items(problem, hidden, full_params(problem.spread.local(state))["encoder"], items)
+        current = full_params(problem.spread.local(state))["encoder"]
+        return encode_texts(problem, problem.tokens, hidden, current, items)
 
     rate = rate_at(train.learning_rate, train, max(epochs * source.steps_per_epoch, 1))
     flops = encoder_flops(problem.encoder.config, source.lengths_per_epoch, train.trainable, cached=hidden is not None)

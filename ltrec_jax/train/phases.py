@@ -2,7 +2,8 @@
 
 *head*: projection, biases and tables learn on frozen text vectors (seconds per epoch). *encoder*: the texts are encoded
 anew in every batch and the encoder learns with them. What the head phase reaches is the frozen-text model: the control
-that shows what fine-tuning the encoder adds.
+that shows what fine-tuning the encoder adds. Out of scope: what a phase minimises (`phase_loss`), its texts as vectors
+(`text_vectors`).
 """
 
 import dataclasses
@@ -14,27 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltrec_jax.config import TrainConfig
-from ltrec_jax.encoder import catalogue, pooling
-from ltrec_jax.encoder.bert import Bert
 from ltrec_jax.errors import UserError
 from ltrec_jax.model import two_tower
 from ltrec_jax.model.head import Head
 from ltrec_jax.model.two_tower import Vectors
-from ltrec_jax.objectives.squared_error import squared_error
-from ltrec_jax.text.store import TokenStore
 from ltrec_jax.train import sparse_table
 from ltrec_jax.train.batches import BatchSource
 from ltrec_jax.train.checkpoint import Checkpoints
-from ltrec_jax.train.contrast_loss import with_contrast
 from ltrec_jax.train.cost import encoder_flops, matmul_peak
-from ltrec_jax.train.layer_cache import HiddenStates, pooled_texts, run_above
 from ltrec_jax.train.loop import Evaluate, Outcome, Phase, Step, run_phase
 from ltrec_jax.train.meter import Work
 from ltrec_jax.train.optimizer import layer_rate, make_optimizer, make_schedule, rate_at
-from ltrec_jax.train.pair_loss import RMSE, PooledTexts, make_pair_loss, row_ids
+from ltrec_jax.train.pair_loss import RMSE, row_ids
+from ltrec_jax.train.phase_loss import make_contrasted_loss, make_phase_loss
 from ltrec_jax.train.problem import Problem
 from ltrec_jax.train.profiling import profiled
-from ltrec_jax.train.ranking_loss import RANKING, make_ranking_loss
+from ltrec_jax.train.ranking_loss import RANKING
 from ltrec_jax.train.state import (
     HEADS,
     WORDS,
@@ -47,9 +43,8 @@ from ltrec_jax.train.state import (
     without,
 )
 from ltrec_jax.train.step import Loss, make_train_step
-from ltrec_jax.train.user_texts import Texts
+from ltrec_jax.train.text_vectors import encode_slots, encode_texts, look_up_slots
 from ltrec_jax.train.validation import ndcg_loss
-from ltrec_jax.train.whole_data_loss import make_whole_data_loss
 from ltrec_jax.types import Array, MetricWriter, PyTree
 
 HEAD, ENCODER = "head", "encoder"
@@ -85,11 +80,8 @@ def prepare_head(problem: Problem, epochs: int, *, patience: int) -> Prepared:
         params["profiles"] = jnp.asarray(problem.profiles_TxE)
     source = problem.batches(with_texts=False)
 
-    def frozen(of: str) -> PooledTexts:
-        return lambda params, texts, *_: jnp.take(params[of], texts.name, axis=0, mode="fill", fill_value=0.0)
-
     train = dataclasses.replace(problem.config.train, trainable="none")
-    loss = _pair_loss(problem, frozen("features"), frozen("profiles"), source)
+    loss = make_phase_loss(problem, look_up_slots("features"), look_up_slots("profiles"), source)
     state, step = state_and_step(problem, train, params, _fresh_tables(problem), loss, source, epochs)
     return Prepared(
         _phase(HEAD, train, epochs, patience, source, train.head_learning_rate),
@@ -123,85 +115,23 @@ def prepare_encoder(problem: Problem, epochs: int, *, patience: int, start: Trai
             head_learning_rate=train.joint_rate * train.head_learning_rate,
             table_learning_rate=train.joint_rate * train.table_learning_rate,
         )
-    encode = encode_slots(problem, hidden)
-    loss = _contrasted(problem, encode, source)
+    loss = make_contrasted_loss(problem, encode_slots(problem, hidden), source)
     params = {**heads, "encoder": encoder_params}
     state, step = state_and_step(problem, train, params, tables, loss, source, epochs)
 
     def pooled(state: TrainState, items: np.ndarray) -> Array:
-        return encoded_items(problem, hidden, full_params(problem.spread.local(state))["encoder"], items)
+        current = full_params(problem.spread.local(state))["encoder"]
+        return encode_texts(problem, problem.tokens, hidden, current, items)
 
     def pooled_users(state: TrainState, texts: np.ndarray) -> Array:
         assert users is not None
         current = full_params(problem.spread.local(state))["encoder"]
-        return _encoded(problem, users.tokens, user_hidden, current, texts)
+        return encode_texts(problem, users.tokens, user_hidden, current, texts)
 
     flops = encoder_flops(encoder.config, source.lengths_per_epoch, train.trainable, cached=hidden is not None)
     work = Work(flops, lambda: matmul_peak(problem.config.encoder.precision, problem.spread.count))
     phase = _phase(ENCODER, train, epochs, patience, source, train.learning_rate)
     return Prepared(dataclasses.replace(phase, work=work), state, step, source, pooled, pooled_users)
-
-
-def encoded_items(problem: Problem, hidden: HiddenStates | None, params: PyTree, items: np.ndarray) -> np.ndarray:
-    """Pooled vectors of these items' texts under the encoder's `params`, float32 [n, E]."""
-    return _encoded(problem, problem.tokens, hidden, params, items)
-
-
-def _encoded(
-    problem: Problem, tokens: TokenStore, hidden: HiddenStates | None, params: PyTree, texts: np.ndarray
-) -> np.ndarray:
-    policy = problem.config.encoder.precision
-    if hidden is not None:
-        return pooled_texts(problem.encoder, params, hidden, tokens, texts, policy)
-    current = dataclasses.replace(problem.encoder, params=params)
-    return catalogue.encode_catalogue(current, tokens.take(texts), policy=policy, progress=False)
-
-
-def _pair_loss(problem: Problem, pooled: PooledTexts, pooled_users: PooledTexts, source: BatchSource) -> Loss:
-    model, train = problem.config.model, problem.config.train
-    head = Head(model.embedding_dim)
-    if train.predicts_ratings:
-        return make_pair_loss(
-            pooled_texts=pooled,
-            head=head,
-            objective=squared_error,
-            model=model,
-            pooled_users=pooled_users,
-            axis=problem.spread.axis,
-        )
-    if train.objective == "whole_data":
-        return make_whole_data_loss(
-            pooled_texts=pooled,
-            head=head,
-            model=model,
-            unobserved_weight=problem.config.whole_data.unobserved_weight,
-            num_items=problem.dataset.num_items,
-            others=source.others,
-            axis=problem.spread.axis,
-        )
-    return make_ranking_loss(
-        pooled_texts=pooled,
-        head=head,
-        objective=train.objective,
-        model=model,
-        num_items=problem.dataset.num_items,
-        axis=problem.spread.axis,
-        pooled_users=pooled_users,
-    )
-
-
-def _contrasted(problem: Problem, pooled: PooledTexts, source: BatchSource) -> Loss:
-    train = problem.config.train
-    if not train.contrast_weight:
-        return _pair_loss(problem, pooled, pooled, source)
-    return with_contrast(
-        lambda given: _pair_loss(problem, given, pooled, source),
-        pooled,
-        weight=train.contrast_weight,
-        temperature=train.contrast_temperature,
-        num_items=problem.dataset.num_items,
-        axis=problem.spread.axis,
-    )
 
 
 def _phase(name: str, train: TrainConfig, epochs: int, patience: int, source: BatchSource, peak: float) -> Phase:
@@ -364,35 +294,6 @@ def state_and_step(
         axis=spread.axis,
     )
     return spread.place(state, layout(state)), spread.compile(body, layout=layout(state))
-
-
-def encode_slots(problem: Problem, hidden: HiddenStates | None) -> PooledTexts:
-    """How the texts of a batch become vectors: through all layers, or those above the stored `hidden` states."""
-    cached_layers = 0 if hidden is None else hidden.layers
-    train, encoder = problem.config.train, problem.encoder
-    bert = Bert(encoder.config, problem.config.encoder.precision, remat=train.remat, scan=train.scan_layers)
-
-    def pooled(params: PyTree, texts: Texts, words: Array | None, key: jax.Array) -> jax.Array:
-        assert texts.token_ids is not None
-        assert texts.token_slot is not None
-        slots = texts.name.shape[0]
-        if texts.hidden is not None:
-            states = run_above(bert, params["encoder"], texts.hidden, texts.token_slot, slots, cached_layers)
-            return catalogue.finish(encoder, pooling.pool(states, texts.token_slot, slots, encoder.pooling))
-        segments = jnp.where(texts.token_slot < slots, texts.token_slot + 1, 0)
-        states = bert.apply(
-            {"params": params["encoder"]},
-            texts.token_ids,
-            segments,
-            texts.token_position,
-            word_embeddings_RxLxE=None if words is None else words.reshape(*texts.token_ids.shape, -1),
-            deterministic=not train.encoder_dropout,
-            rngs={"dropout": key} if train.encoder_dropout else None,
-            text_names_RxL=jnp.append(texts.name, problem.dataset.num_items)[texts.token_slot],
-        )
-        return catalogue.finish(encoder, pooling.pool(states, texts.token_slot, slots, encoder.pooling))
-
-    return pooled
 
 
 def _fresh_heads(problem: Problem) -> dict[str, dict[str, jax.Array]]:

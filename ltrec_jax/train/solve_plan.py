@@ -41,60 +41,70 @@ def solve_cost(problem: Problem) -> SolveCost:
 
 def side_widths(problem: Problem) -> tuple[int, int]:
     """Columns of side information of users and items, at most: constant ones are left out."""
-    dataset, train = problem.dataset, problem.split.train
-    users, items = dataset.num_users, dataset.num_items
+    dataset, train, asked = problem.dataset, problem.split.train, problem.config.bayes.blocks
     wide = problem.features_IxE.shape[1]
-    text = min(side_information.TEXT_DIMS, wide, len(np.unique(train.item)))
-    singular = max(min(side_information.SINGULAR_VECTORS, min(users, items) - 2), 0)
-    profile = 0
-    if problem.users is not None:
-        profile = min(side_information.TEXT_DIMS, wide, len(np.unique(train.user)))
-    asked = problem.config.bayes.blocks
+    text = _components(wide, train.item)
+    singular = max(min(side_information.SINGULAR_VECTORS, min(dataset.num_users, dataset.num_items) - 2), 0)
+    both = {"popularity": 2, "singular": singular}
     of_users, of_items = (
         {name: side_information.attribute(column).shape[1] for name, column in solves.attributes(table).items()}
         for table in (dataset.users, dataset.items)
     )
-    words = 0
+    of_users |= both | {"history": text}
+    of_items |= both | {"text": text}
+    if problem.users is not None:
+        of_users["profile"] = _components(wide, train.user)
     if problem.words_IxR is not None:
-        words = min(side_information.TEXT_DIMS, problem.words_IxR.shape[1], len(np.unique(train.item)))
-    both = {"popularity": 2, "singular": singular}
-    of_users |= both | {"history": text, "profile": profile}
-    of_items |= both | {"text": text, "words": words}
+        of_items["words"] = _components(problem.words_IxR.shape[1], train.item)
     # An intercept and the blocks.
     found = (1 + sum(width for name, width in of.items() if not asked or name in asked) for of in (of_users, of_items))
     users_width, items_width = found
     return users_width, items_width
 
 
+def _components(width: int, known_N: np.ndarray) -> int:
+    """Principal components that are kept of vectors of this width, given those of the rows that have events."""
+    return min(side_information.TEXT_DIMS, width, len(np.unique(known_N)))
+
+
 def _of_ratings(problem: Problem) -> SolveCost:
     number = solves.dtype(problem).itemsize
     settings, train, dataset = problem.config.bayes, problem.split.train, problem.dataset
     users, items, wide = dataset.num_users, dataset.num_items, problem.features_IxE.shape[1]
-    rows, width = users + items, solves.width(problem) + 1
-    variational = settings.method == "vb"
-    moments = width * (width + 3) // 2 + 1
-    gathered = moments if variational else width
-    entries_U = _entries(problem, train.user, users, gathered)
-    entries_I = _entries(problem, train.item, items, gathered)
+    width = solves.width(problem) + 1
+    if settings.method == "vb":
+        gathered, passes, numbers = _moments(width), settings.iterations, _variational_numbers(users, items, width)
+    else:
+        gathered, passes = width, settings.sweeps
+        numbers = _gibbs_numbers(users, items, width, settings.gibbs_factors)
+    entries = _entries(problem, train.user, users, gathered) + _entries(problem, train.item, items, gathered)
     columns_U, columns_I = side_widths(problem)
     # On the host, on the device, and there once more with zeros for rows without events.
     sides = 3 * number * (users * columns_U + items * columns_I)
-    if variational:
-        # Means, covariances and noise before and after; then, of the larger side, its sums and six matrices a row.
-        state = 2 * number * rows * (width + width * width + 3)
-        working = number * (max(users, items) * (3 * moments + 6 * width * width) + max(users, items) * moments)
-        passes, method = settings.iterations, "vb"
-    else:
-        kept = min(_KEPT * settings.gibbs_factors, users, items)
-        state = number * rows * (2 * (width + 1) + _SAMPLES * (width + 1) + 2 * kept)
-        merging = 2 * rows * (kept + _SAMPLES * settings.gibbs_factors)
-        working = number * max(merging, 3 * max(users, items) * width * width)
-        passes, method = settings.sweeps, "gibbs"
-    solving = _ENTRY * (entries_U + entries_I) // problem.spread.count + sides + state + working
+    solving = _ENTRY * entries // problem.spread.count + sides + number * numbers
     # Before it: principal components of the texts, five matrices in float64.
     components = 5 * _DOUBLE * items * wide
-    seconds = passes * gathered * (entries_U + entries_I) / GATHERED_PER_SECOND[method]
+    seconds = passes * gathered * entries / GATHERED_PER_SECOND[settings.method]
     return SolveCost(4 * items * wide + max(components, solving), seconds)
+
+
+def _moments(width: int) -> int:
+    """Numbers that variational Bayes gathers of a row: E[D D^T] packed, E[b D], E[b^2] (`bayes_variational`)."""
+    return width * (width + 3) // 2 + 1
+
+
+def _variational_numbers(users: int, items: int, width: int) -> int:
+    """Means, covariances and noise before and after; then, of the larger side, its sums and six matrices a row."""
+    state = 2 * (users + items) * (width + width * width + 3)
+    return state + max(users, items) * (4 * _moments(width) + 6 * width * width)
+
+
+def _gibbs_numbers(users: int, items: int, width: int, factors: int) -> int:
+    """Samples and what is kept of them; then the merging of samples, or three matrices a row of the larger side."""
+    rows, kept = users + items, min(_KEPT * factors, users, items)
+    state = rows * (2 * (width + 1) + _SAMPLES * (width + 1) + 2 * kept)
+    merging = 2 * rows * (kept + _SAMPLES * factors)
+    return state + max(merging, 3 * max(users, items) * width * width)
 
 
 def _of_lists(problem: Problem) -> SolveCost:

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from ltrec_jax.encoder.weights import export_weights, load_encoder
+from ltrec_jax.train import phases
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +18,35 @@ def shallow_encoder(tiny_encoder, tmp_path_factory):
     directory = tmp_path_factory.mktemp("shallow") / "encoder"
     export_weights(shallow, directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def prepare():
+    """A function from a problem and "head" or "encoder" to that phase as it is from its beginning, over two epochs."""
+    return _prepare
+
+
+@pytest.fixture(scope="session")
+def run_steps():
+    """A function from a problem and a phase's name to the state after its first steps, and the metrics of each."""
+    return _run_steps
+
+
+def _prepare(problem, phase):
+    if phase == phases.HEAD:
+        return phases.prepare_head(problem, 2, patience=0)
+    assert phase == phases.ENCODER
+    return phases.prepare_encoder(problem, 2, patience=0, start=None)
+
+
+def _run_steps(problem, phase, steps=4):
+    prepared = _prepare(problem, phase)
+    state, key, metrics = prepared.state, problem.spread.replicate(jax.random.key(0)), []
+    for number in range(steps):
+        batch = prepared.source.batch(*divmod(number, prepared.source.steps_per_epoch))
+        state, row = prepared.step(state, problem.spread.shard(batch), key)
+        metrics.append(jax.device_get(row))
+    return jax.device_get(state), metrics
 
 
 @pytest.fixture(scope="session")

@@ -60,15 +60,13 @@ def problem(small_split, small_config):
 
 
 @pytest.mark.slow
-def test_two_devices_take_the_step_of_one_and_the_contrast_moves_it(problem):
+def test_two_devices_take_the_step_of_one_and_the_contrast_moves_it(problem, run_steps):
     def step(mode, count, weight):
         train = dataclasses.replace(problem.config.train, contrast_weight=weight)
         config, spread = dataclasses.replace(problem.config, train=train), parallel.choose(mode, count=count)
         asked = dataclasses.replace(problem, config=config, spread=spread)
-        prepared = phases.prepare_encoder(asked, 2, patience=0, start=None)
-        state, key = prepared.state, spread.replicate(jax.random.key(0))
-        _, row = prepared.step(state, spread.shard(prepared.source.batch(0, 0)), key)
-        return jax.device_get(row)
+        _, (row,) = run_steps(asked, "encoder", steps=1)
+        return row
 
     one, many, without = step("jit", None, 1.0), step("pmap", 2, 1.0), step("jit", None, 0.0)
     np.testing.assert_allclose(many["gradient_norm"], one["gradient_norm"], rtol=1e-3)

@@ -21,9 +21,16 @@ def with_train(config, **changes):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, small_split, small_config):
+def config(small_config, shallow_encoder):
+    """One layer: what these tests take is nearly all compiling the step of the encoder phase."""
+    encoder = dataclasses.replace(small_config.encoder, name=str(shallow_encoder))
+    return dataclasses.replace(small_config, encoder=encoder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, small_split, config):
     out = tmp_path_factory.mktemp("fit") / "run"
-    return out, fit(small_split, with_train(small_config, head_epochs=10), out)
+    return out, fit(small_split, with_train(config, head_epochs=10), out)
 
 
 def test_the_loss_falls_and_the_model_beats_the_mean(run, small_split):
@@ -34,10 +41,10 @@ def test_the_loss_falls_and_the_model_beats_the_mean(run, small_split):
     assert rmse(bundle, small_split.test) < 0.9 * mean
 
 
-def test_a_run_directory_holds_what_was_promised(run, small_split, small_config):
+def test_a_run_directory_holds_what_was_promised(run, small_split, config):
     out, bundle = run
     assert {p.name for p in out.iterdir()} == {"config.toml", "metrics.jsonl", "checkpoints", "bundle", FROZEN_TEXT}
-    assert fitting.load_run_config(out) == with_train(small_config, head_epochs=10)
+    assert fitting.load_run_config(out) == with_train(config, head_epochs=10)
     read = Bundle.load(out / "bundle")
     users = np.arange(bundle.num_users)
     np.testing.assert_array_equal(read.score(users), bundle.score(users))
@@ -78,52 +85,52 @@ def test_a_run_is_traced_and_tracked_where_asked(small_split, small_config, tmp_
     assert len(list(cache.glob("hidden/*/values.npy"))) == 1
 
 
-def test_cut_texts_are_counted_and_told(small_split, small_config, tmp_path, capsys):
-    data = dataclasses.replace(small_config.data, max_length=4)
-    config = dataclasses.replace(with_train(small_config, head_epochs=1, epochs=0), data=data)
+def test_cut_texts_are_counted_and_told(small_split, config, tmp_path, capsys):
+    data = dataclasses.replace(config.data, max_length=4)
+    config = dataclasses.replace(with_train(config, epochs=0), data=data)
     bundle = fit(small_split, config)
     texts = bundle.about["texts"]
     assert 0 < texts["truncated"] <= texts["count"] == small_split.dataset.num_items
     assert f"{texts['truncated']:,} of {texts['count']:,} item texts have more than 4 tokens" in capsys.readouterr().err
 
 
-def test_same_seed_same_bits(run, small_split, small_config, tmp_path):
-    again = fit(small_split, with_train(small_config, head_epochs=10), tmp_path / "again")
+def test_same_seed_same_bits(run, small_split, config, tmp_path):
+    again = fit(small_split, with_train(config, head_epochs=10), tmp_path / "again")
     np.testing.assert_array_equal(again.vectors.item_vectors, run[1].vectors.item_vectors)
     one, other = ((out / "bundle" / "bundle.json").read_bytes() for out in (run[0], tmp_path / "again"))
     assert one == other
 
 
-def test_refit_learns_from_the_validation_rows_too(small_split, small_config, tmp_path):
-    config = dataclasses.replace(with_train(small_config, epochs=0), refit=True)
+def test_refit_learns_from_the_validation_rows_too(small_split, config, tmp_path):
+    config = dataclasses.replace(with_train(config, epochs=0), refit=True)
     bundle = fit(small_split, config, tmp_path / "run")
     assert bundle.history.counts.sum() == len(small_split.train_rows) + len(small_split.validation_rows)
     phases = {row["phase"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")}
     assert phases == {"head", "refit head"}
 
 
-def test_a_directory_in_use_or_of_another_configuration_is_refused(run, small_split, small_config):
+def test_a_directory_in_use_or_of_another_configuration_is_refused(run, small_split, config):
     out, _ = run
     with pytest.raises(UserError, match=r"not empty.*--resume"):
-        fit(small_split, small_config, out)
+        fit(small_split, config, out)
     with pytest.raises(UserError, match="another configuration"):
-        fit(small_split, with_train(small_config, epochs=7), out, resume=True)
+        fit(small_split, with_train(config, epochs=7), out, resume=True)
     with pytest.raises(UserError, match="not a run directory"):
-        fit(small_split, small_config, out / "bundle", resume=True)
+        fit(small_split, config, out / "bundle", resume=True)
 
 
-def test_resuming_a_finished_run_changes_nothing(run, small_split, small_config):
+def test_resuming_a_finished_run_changes_nothing(run, small_split, config):
     out, bundle = run
     before = (out / "metrics.jsonl").read_bytes()
-    again = fit(small_split, with_train(small_config, head_epochs=10), out, resume=True)
+    again = fit(small_split, with_train(config, head_epochs=10), out, resume=True)
     np.testing.assert_array_equal(again.vectors.item_vectors, bundle.vectors.item_vectors)
     assert (out / "metrics.jsonl").read_bytes() == before
 
 
-def test_nothing_to_learn_from_is_one_clear_line(small_split, small_config, tmp_path):
+def test_nothing_to_learn_from_is_one_clear_line(small_split, config, tmp_path):
     empty = dataclasses.replace(small_split, train_rows=np.zeros(0, np.int64))
     with pytest.raises(UserError, match="training part"):
-        fit(empty, small_config, tmp_path / "run")
+        fit(empty, config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["arrays/item_vectors.npy", "head.safetensors", "encoder/model.safetensors"])

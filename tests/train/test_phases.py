@@ -27,45 +27,26 @@ def on(problem, spread, **train):
     return dataclasses.replace(problem, spread=spread, config=config)
 
 
-def run_steps(problem, prepare, steps=4):
-    prepared = prepare(problem)
-    state, key = prepared.state, problem.spread.replicate(jax.random.key(0))
-    metrics = []
-    for number in range(steps):
-        state, row = prepared.step(state, problem.spread.shard(prepared.source.batch(0, number)), key)
-        metrics.append(jax.device_get(row))
-    return jax.device_get(state), metrics
-
-
-def encoder_phase(problem):
-    return phases.prepare_encoder(problem, 2, patience=0, start=None)
-
-
-def dropping_phase(problem):
-    """All layers, with the encoder's own dropout in embeddings, attention and outputs."""
-    return encoder_phase(on(problem, problem.spread, encoder_dropout=True))
-
-
-def head_phase(problem):
-    return phases.prepare_head(problem, 2, patience=0)
+DROPPING = {"encoder_dropout": True}
+"""All layers, with the encoder's own dropout in embeddings, attention and outputs."""
 
 
 @pytest.mark.parametrize(
-    ("mode", "prepare"),
+    ("mode", "phase", "train"),
     [
-        ("shard_map", head_phase),
+        ("shard_map", "head", {}),
         # Each further one compiles a program of its own.
-        pytest.param("pmap", dropping_phase, marks=pytest.mark.slow),
-        pytest.param("shard_map", encoder_phase, marks=pytest.mark.slow),
-        pytest.param("vmap", encoder_phase, marks=pytest.mark.slow),
-        pytest.param("pmap", encoder_phase, marks=pytest.mark.slow),
-        pytest.param("pmap", head_phase, marks=pytest.mark.slow),
-        pytest.param("vmap", head_phase, marks=pytest.mark.slow),
+        pytest.param("pmap", "encoder", DROPPING, marks=pytest.mark.slow),
+        pytest.param("shard_map", "encoder", {}, marks=pytest.mark.slow),
+        pytest.param("vmap", "encoder", {}, marks=pytest.mark.slow),
+        pytest.param("pmap", "encoder", {}, marks=pytest.mark.slow),
+        pytest.param("pmap", "head", {}, marks=pytest.mark.slow),
+        pytest.param("vmap", "head", {}, marks=pytest.mark.slow),
     ],
 )
-def test_eight_devices_give_the_parameters_of_one(problem, mode, prepare):
-    one, rows_of_one = run_steps(on(problem, parallel.choose("jit")), prepare)
-    many, rows_of_many = run_steps(on(problem, parallel.choose(mode, count=8)), prepare)
+def test_eight_devices_give_the_parameters_of_one(problem, run_steps, mode, phase, train):
+    one, rows_of_one = run_steps(on(problem, parallel.choose("jit"), **train), phase)
+    many, rows_of_many = run_steps(on(problem, parallel.choose(mode, count=8), **train), phase)
     for a, b in zip(rows_of_one, rows_of_many, strict=True):
         np.testing.assert_allclose(a["squared_error"], b["squared_error"], rtol=1e-4)
         assert a["weight"] == b["weight"]
@@ -76,18 +57,18 @@ def test_eight_devices_give_the_parameters_of_one(problem, mode, prepare):
 
 
 @pytest.mark.parametrize(
-    ("mode", "prepare"),
+    ("mode", "phase", "train"),
     [
-        ("jit", head_phase),
-        pytest.param("jit", dropping_phase, marks=pytest.mark.slow),
-        pytest.param("pmap", encoder_phase, marks=pytest.mark.slow),
-        pytest.param("pmap", head_phase, marks=pytest.mark.slow),
+        ("jit", "head", {}),
+        pytest.param("jit", "encoder", DROPPING, marks=pytest.mark.slow),
+        pytest.param("pmap", "encoder", {}, marks=pytest.mark.slow),
+        pytest.param("pmap", "head", {}, marks=pytest.mark.slow),
     ],
 )
-def test_accumulated_slices_give_the_step_of_the_whole_batch(problem, mode, prepare):
-    whole, rows_of_whole = run_steps(on(problem, parallel.choose("jit")), prepare)
+def test_accumulated_slices_give_the_step_of_the_whole_batch(problem, run_steps, mode, phase, train):
+    whole, rows_of_whole = run_steps(on(problem, parallel.choose("jit"), **train), phase)
     spread = parallel.choose(mode, count=None if mode == "jit" else 2)
-    sliced, rows_of_sliced = run_steps(on(problem, spread, accumulate=3), prepare)
+    sliced, rows_of_sliced = run_steps(on(problem, spread, accumulate=3, **train), phase)
     for a, b in zip(rows_of_whole, rows_of_sliced, strict=True):
         np.testing.assert_allclose(a["squared_error"], b["squared_error"], rtol=1e-4)
         assert a["weight"] == b["weight"]
@@ -96,9 +77,9 @@ def test_accumulated_slices_give_the_step_of_the_whole_batch(problem, mode, prep
 
 
 @pytest.mark.slow
-def test_the_moving_average_is_kept_and_evaluated(problem):
+def test_the_moving_average_is_kept_and_evaluated(problem, prepare):
     settled = on(problem, problem.spread, average=0.5, decay="constant", warmup=0.0)
-    prepared = encoder_phase(settled)
+    prepared = prepare(settled, "encoder")
     key, state = problem.spread.replicate(jax.random.key(0)), prepared.state
     weights = []
     for number in range(3):
@@ -113,24 +94,21 @@ def test_the_moving_average_is_kept_and_evaluated(problem):
 
 
 @pytest.mark.slow
-def test_dropout_drops_in_training(problem):
-    _, with_both = run_steps(problem, dropping_phase)
-    _, with_one = run_steps(problem, encoder_phase)
+def test_dropout_drops_in_training(problem, run_steps):
+    _, with_both = run_steps(on(problem, problem.spread, **DROPPING), "encoder")
+    _, with_one = run_steps(problem, "encoder")
     model = dataclasses.replace(problem.config.model, embedding_dropout=0.0)
     plain = dataclasses.replace(problem, config=dataclasses.replace(problem.config, model=model))
-    _, without = run_steps(plain, encoder_phase)
+    _, without = run_steps(plain, "encoder")
     assert len({float(rows[0]["squared_error"]) for rows in (with_both, with_one, without)}) == 3
 
 
 @pytest.mark.parametrize("what", ["all", "top:1", pytest.param("bias", marks=pytest.mark.slow), "none"])
-def test_only_what_is_named_learns(problem, what):
-    def prepare(p):
-        return phases.prepare_encoder(p, 2, patience=0, start=None)
-
+def test_only_what_is_named_learns(problem, prepare, run_steps, what):
     changed = on(problem, problem.spread, trainable=what)
-    before = traverse_util.flatten_dict(full_params(prepare(changed).state))
+    before = traverse_util.flatten_dict(full_params(prepare(changed, "encoder").state))
     before = {path: np.asarray(leaf) for path, leaf in before.items()}
-    after = traverse_util.flatten_dict(full_params(run_steps(changed, prepare)[0]))
+    after = traverse_util.flatten_dict(full_params(run_steps(changed, "encoder")[0]))
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
     encoder = {path for path in moved if path[0] == "encoder"}
     assert {("head", "projection"), ("head", "text_bias")} <= moved
@@ -155,8 +133,8 @@ def test_rows_are_no_longer_than_the_texts_need(problem):
 
 
 @pytest.mark.slow
-def test_the_rule_of_the_tables_is_the_configured_one(problem):
-    by_rule = {rule: run_steps(on(problem, problem.spread, table_optimizer=rule), encoder_phase)[0] for rule in RULES}
+def test_the_rule_of_the_tables_is_the_configured_one(problem, run_steps):
+    by_rule = {rule: run_steps(on(problem, problem.spread, table_optimizer=rule), "encoder")[0] for rule in RULES}
     for name, width in (
         ("users", problem.config.model.embedding_dim + 1),
         ("words", problem.encoder.config.hidden_size),
@@ -168,9 +146,9 @@ def test_the_rule_of_the_tables_is_the_configured_one(problem):
         assert np.unique(dense.updates).tolist() == [4]
 
 
-def test_rows_of_users_and_items_decay_where_they_are_touched(problem):
+def test_rows_of_users_and_items_decay_where_they_are_touched(problem, prepare):
     settled = on(problem, problem.spread, warmup=0.0, table_weight_decay=0.25)
-    prepared, rate = head_phase(settled), settled.config.train.table_learning_rate
+    prepared, rate = prepare(settled, "head"), settled.config.train.table_learning_rate
     tables = jax.tree.map(np.array, prepared.state.tables)
     width = tables["items"].widths[0]
     # Item rows start at 0, where decay is not seen.
@@ -193,15 +171,15 @@ def test_rows_of_users_and_items_decay_where_they_are_touched(problem):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", ["remat", "scan_layers"])
-def test_how_layers_are_run_changes_no_step(problem, setting):
-    _, plain = run_steps(problem, encoder_phase)
-    _, other = run_steps(on(problem, problem.spread, **{setting: True}), encoder_phase)
+def test_how_layers_are_run_changes_no_step(problem, run_steps, setting):
+    _, plain = run_steps(problem, "encoder")
+    _, other = run_steps(on(problem, problem.spread, **{setting: True}), "encoder")
     for one, two in zip(plain, other, strict=True):
         np.testing.assert_allclose(two["squared_error"], one["squared_error"], rtol=1e-3)
 
 
-def test_words_that_no_text_has_keep_their_bits(problem):
-    state, _ = run_steps(problem, encoder_phase)
+def test_words_that_no_text_has_keep_their_bits(problem, run_steps):
+    state, _ = run_steps(problem, "encoder")
     used = np.unique(problem.tokens.values)
     unused = np.setdiff1d(np.arange(len(state.tables["words"].values)), [*used, problem.encoder.config.pad_token_id])
     assert len(unused)
@@ -209,12 +187,12 @@ def test_words_that_no_text_has_keep_their_bits(problem):
     np.testing.assert_array_equal(state.tables["words"].values[unused], loaded[unused])
 
 
-def test_the_loss_of_a_step_is_the_formula(problem):
+def test_the_loss_of_a_step_is_the_formula(problem, prepare):
     """Squared error and gradient of the head phase, against NumPy on the unbatched pairs."""
-    prepared = head_phase(problem)
+    prepared = prepare(problem, "head")
     batch = prepared.source.batch(0, 0)
     _, metrics = prepared.step(prepared.state, batch, jax.random.key(0))
-    fresh = head_phase(problem).state
+    fresh = prepare(problem, "head").state
     head = merge(fresh.trainable, fresh.frozen)["head"]
     z = problem.features_IxE - np.asarray(head["center"])
     z /= np.linalg.norm(z, axis=1, keepdims=True)
@@ -227,9 +205,9 @@ def test_the_loss_of_a_step_is_the_formula(problem):
     np.testing.assert_allclose(metrics["squared_error"], np.sum((scores - batch.target[0][real]) ** 2), rtol=1e-4)
 
 
-def test_finished_vectors_score_as_the_step_does(problem):
-    state, _ = run_steps(problem, encoder_phase)
-    prepared = encoder_phase(problem)
+def test_finished_vectors_score_as_the_step_does(problem, prepare, run_steps):
+    state, _ = run_steps(problem, "encoder")
+    prepared = prepare(problem, "encoder")
     vectors, pooled = phases.finished_vectors(problem, prepared, state)
     np.testing.assert_array_equal(pooled, prepared.pooled(state, np.arange(problem.dataset.num_items)))
     train = problem.split.train
@@ -242,12 +220,12 @@ def test_finished_vectors_score_as_the_step_does(problem):
     assert np.isfinite(np.asarray(vectors.score(np.arange(5)))).all()
 
 
-def test_a_user_without_training_events_has_zeros(problem):
+def test_a_user_without_training_events_has_zeros(problem, prepare):
     rows = np.flatnonzero(problem.split.train.user != 3)
     split = dataclasses.replace(problem.split, train_rows=problem.split.train_rows[rows])
     colder = problem.on(split)
     assert history(split.train, problem.dataset.num_users).counts[3] == 0
-    vectors, _ = phases.finished_vectors(colder, head_phase(colder), head_phase(colder).state)
+    vectors, _ = phases.finished_vectors(colder, prepare(colder, "head"), prepare(colder, "head").state)
     assert not vectors.user_vectors[3].any()
     assert vectors.user_biases[3] == 0
 

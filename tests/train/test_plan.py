@@ -47,7 +47,11 @@ def test_a_plan_foresees_what_training_makes_and_encodes_nothing(
     assert plan.solves == 0
 
 
-@pytest.mark.parametrize(("goal", "share"), [("explicit", 0.0), ("whole_data", 0.0), ("whole_data", 0.2)])
+@pytest.mark.parametrize(
+    ("goal", "share"),
+    # Each compiles a step of its own; the last differs from the one before by the width alone.
+    [("explicit", 0.0), pytest.param("whole_data", 0.0, marks=pytest.mark.slow), ("whole_data", 0.2)],
+)
 def test_a_plan_of_a_schedule_foresees_the_phase_between_its_solves(small_split, small_config, cache, goal, share):
     schedule = ScheduleConfig(goal=goal, trainable="top:1", epochs=3)
     words = WholeDataConfig(lexical_share=share, lexical_rank=5)
@@ -85,7 +89,8 @@ def test_a_plan_of_a_schedule_foresees_the_phase_between_its_solves(small_split,
 
 @pytest.mark.parametrize(("goal", "refits"), [("explicit", 2), pytest.param("whole_data", 0, marks=pytest.mark.slow)])
 def test_a_plan_counts_the_solves_of_a_refit_and_on_which_rows(small_split, small_config, cache, goal, refits):
-    schedule = ScheduleConfig(goal=goal, trainable="top:1", epochs=1)
+    # The step of the phase above, which is compiled by now.
+    schedule = ScheduleConfig(goal=goal, trainable="top:1", epochs=3)
     plan = make_plan(small_split, dataclasses.replace(small_config, schedule=schedule, refit=True))
     names = [stage.name for stage in plan.stages if stage.solve]
     assert names == ["solve", "solve again", *["solve with validation rows"] * refits]
@@ -96,9 +101,10 @@ def test_a_plan_counts_the_solves_of_a_refit_and_on_which_rows(small_split, smal
     assert [stage.name for stage in frozen.stages if stage.solve] == ["solve", *names[2 : 2 + bool(refits)]]
 
 
-def test_the_table_says_what_it_means(small_split, small_config):
-    train = dataclasses.replace(small_config.train, head_epochs=0)
-    plan = make_plan(small_split, dataclasses.replace(small_config, train=train))
+def test_the_table_says_what_it_means(small_split, small_config, shallow_encoder):
+    train = dataclasses.replace(small_config.train, head_epochs=0, trainable="top:1")
+    encoder = dataclasses.replace(small_config.encoder, name=str(shallow_encoder))
+    plan = make_plan(small_split, dataclasses.replace(small_config, train=train, encoder=encoder))
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(plan_table(plan))
     text = console.export_text()

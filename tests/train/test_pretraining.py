@@ -9,9 +9,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from jax.experimental.compilation_cache import compilation_cache
 
-from ltrec_jax import parallel
 from ltrec_jax.commands.pretrain import _remarks, cold_items_table
 from ltrec_jax.encoder.mlm_files import load_head
 from ltrec_jax.encoder.weights import load_encoder
@@ -53,19 +51,6 @@ def config(shallow_encoder):
         log_every=2,
         parallel="jit",
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Runs of one shape share their compiled programs, as they do for a user."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    parallel.enable_compile_cache(str(tmp_path_factory.mktemp("compiled")))
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

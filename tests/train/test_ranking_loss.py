@@ -9,7 +9,6 @@ import pytest
 from ltrec_jax import experiment, parallel
 from ltrec_jax.bundle import Bundle
 from ltrec_jax.errors import UserError
-from ltrec_jax.train import phases
 from ltrec_jax.train.fit import fit
 from ltrec_jax.train.problem import load_problem
 from ltrec_jax.train.state import merge
@@ -34,29 +33,11 @@ def posed(problem, objective, mode="jit", count=None, **train):
     return dataclasses.replace(problem, config=config, spread=parallel.choose(mode, count=count))
 
 
-def steps(problem, prepare, number=3):
-    prepared = prepare(problem)
-    state, key, rows = prepared.state, problem.spread.replicate(jax.random.key(0)), []
-    for step in range(number):
-        batch = prepared.source.batch(*divmod(step, prepared.source.steps_per_epoch))
-        state, row = prepared.step(state, problem.spread.shard(batch), key)
-        rows.append(jax.device_get(row))
-    return jax.device_get(state), rows
-
-
-def head_phase(problem):
-    return phases.prepare_head(problem, 2, patience=0)
-
-
-def encoder_phase(problem):
-    return phases.prepare_encoder(problem, 2, patience=0, start=None)
-
-
 @pytest.mark.parametrize("objective", ["softmax", "bpr"])
-def test_the_loss_of_a_step_is_the_formula(problem, objective):
+def test_the_loss_of_a_step_is_the_formula(problem, prepare, objective):
     """Pair by pair in NumPy: only likes, against the other items of the batch, corrected by their training counts."""
     asked = posed(problem, objective, head_pairs_per_item=2)
-    prepared = head_phase(asked)
+    prepared = prepare(asked, "head")
     batch = prepared.source.batch(0, 0)
     fresh = jax.device_get(prepared.state)
     users = np.asarray(fresh.tables["users"].values)[:, :-1].astype(np.float64)
@@ -84,17 +65,17 @@ def test_the_loss_of_a_step_is_the_formula(problem, objective):
 
 
 @pytest.mark.parametrize(
-    ("objective", "mode", "prepare"),
+    ("objective", "mode", "phase"),
     [
-        ("softmax", "pmap", head_phase),
-        pytest.param("bpr", "shard_map", head_phase, marks=pytest.mark.slow),
-        pytest.param("softmax", "shard_map", encoder_phase, marks=pytest.mark.slow),
-        pytest.param("bpr", "vmap", encoder_phase, marks=pytest.mark.slow),
+        ("softmax", "pmap", "head"),
+        pytest.param("bpr", "shard_map", "head", marks=pytest.mark.slow),
+        pytest.param("softmax", "shard_map", "encoder", marks=pytest.mark.slow),
+        pytest.param("bpr", "vmap", "encoder", marks=pytest.mark.slow),
     ],
 )
-def test_eight_devices_give_the_parameters_of_one(problem, objective, mode, prepare):
-    one, rows_of_one = steps(posed(problem, objective), prepare)
-    many, rows_of_many = steps(posed(problem, objective, mode, 8), prepare)
+def test_eight_devices_give_the_parameters_of_one(problem, run_steps, objective, mode, phase):
+    one, rows_of_one = run_steps(posed(problem, objective), phase, steps=3)
+    many, rows_of_many = run_steps(posed(problem, objective, mode, 8), phase, steps=3)
     for a, b in zip(rows_of_one, rows_of_many, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
         np.testing.assert_allclose(a["gradient_norm"], b["gradient_norm"], rtol=1e-3)

@@ -212,7 +212,16 @@ def test_fine_tuning_that_makes_validation_worse_is_not_kept(small_split, small_
     np.testing.assert_array_equal(control.item_vectors, solved.vectors.item_vectors)
 
 
-def test_ratings_that_are_all_alike_are_told(small_split, small_config, capsys):
+@pytest.fixture(scope="module")
+def rated(small_split, small_config):
+    """A problem of ratings and its solve, with all blocks of side information."""
+    problem = load_problem(small_split, ratings(small_config))
+    return problem, solves.solve(problem, problem.features_IxE)
+
+
+def test_ratings_that_are_all_alike_are_told(small_split, small_config, rated, capsys, monkeypatch):
+    # What a solve makes of them is told by its own tests.
+    monkeypatch.setattr(schedule, "solve", lambda *_: rated[1])
     events = small_split.dataset.interactions
     alike = dataclasses.replace(events, rating=np.ones_like(events.rating))
     split = dataclasses.replace(small_split, dataset=dataclasses.replace(small_split.dataset, interactions=alike))
@@ -221,9 +230,8 @@ def test_ratings_that_are_all_alike_are_told(small_split, small_config, capsys):
     assert "--schedule.goal whole_data" in capsys.readouterr().err
 
 
-def test_a_never_rated_item_stands_between_the_solve_and_its_text(small_split, small_config):
-    problem = load_problem(small_split, ratings(small_config))
-    solved = solves.solve(problem, problem.features_IxE)
+def test_a_never_rated_item_stands_between_the_solve_and_its_text(rated):
+    problem, solved = rated
     cold = problem.popularity.counts == 0
     assert cold.any()
     anchor, bias = Head(2).apply({"params": solved.head}, problem.features_IxE)
@@ -299,18 +307,17 @@ def test_a_solve_in_float64_is_served_in_float32(small_split, small_config, meth
         np.testing.assert_allclose(single.score(np.arange(5)), double.score(np.arange(5)), atol=2e-3)
 
 
-def test_a_solve_of_ratings_reads_the_blocks_that_are_named(small_split, small_config):
-    config = ratings(small_config)
-    named = {}
-    for blocks in ((), ("text", "popularity"), ("title",)):
-        asked = dataclasses.replace(config, bayes=dataclasses.replace(config.bayes, blocks=blocks))
-        problem = load_problem(small_split, asked)
-        if blocks == ("title",):
-            with pytest.raises(UserError, match=r"'title'.*history, popularity, singular, text"):
-                solves.solve(problem, problem.features_IxE)
-        else:
-            named[blocks] = solves.solve(problem, problem.features_IxE).vectors.item_vectors
-    assert np.abs(named[()] - named["text", "popularity"]).max() > 1e-3
+def test_a_solve_of_ratings_reads_the_blocks_that_are_named(rated):
+    problem, solved = rated
+
+    def solve(*blocks):
+        bayes = dataclasses.replace(problem.config.bayes, blocks=blocks)
+        asked = dataclasses.replace(problem, config=dataclasses.replace(problem.config, bayes=bayes))
+        return solves.solve(asked, asked.features_IxE).vectors.item_vectors
+
+    assert np.abs(solved.vectors.item_vectors - solve("text", "popularity")).max() > 1e-3
+    with pytest.raises(UserError, match=r"'title'.*history, popularity, singular, text"):
+        solve("title")
 
 
 def test_a_solve_has_no_steps_to_trace(small_split, small_config):

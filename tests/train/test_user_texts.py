@@ -22,6 +22,7 @@ from ltrec_jax.train.fit import fit
 from ltrec_jax.train.pair_loss import make_pair_loss, row_ids
 from ltrec_jax.train.problem import load_problem
 from ltrec_jax.train.state import full_params
+from ltrec_jax.train.text_vectors import encode_slots
 from ltrec_jax.train.tracking import read_rows
 
 
@@ -149,35 +150,18 @@ def test_a_process_builds_its_own_devices_and_encodings_are_counted(problem):
     assert problem.batches(with_texts=False).tokens_per_epoch == 0
 
 
-def run_steps(problem, prepare, steps=2):
-    prepared = prepare(problem)
-    state, key = prepared.state, problem.spread.replicate(jax.random.key(0))
-    metrics = []
-    for number in range(steps):
-        state, row = prepared.step(state, problem.spread.shard(prepared.source.batch(0, number)), key)
-        metrics.append(jax.device_get(row))
-    return jax.device_get(state), metrics
-
-
-def encoder_phase(problem):
-    return phases.prepare_encoder(problem, 2, patience=0, start=None)
-
-
-def head_phase(problem):
-    return phases.prepare_head(problem, 2, patience=0)
-
-
 @pytest.mark.slow
-def test_loss_and_gradient_are_those_of_encoding_each_pairs_own_texts(problem):
+def test_loss_and_gradient_are_those_of_encoding_each_pairs_own_texts(problem, prepare):
     """Against every pair's two texts, each in a row of its own: all leaves of the encoder and of both heads."""
     model = dataclasses.replace(problem.config.model, embedding_dropout=0.0)
-    prepared = encoder_phase(on(problem, trainable="top:2", cache_layers=False, batch_pairs=64, batch_items=8))
+    asked = on(problem, trainable="top:2", cache_layers=False, batch_pairs=64, batch_items=8)
+    prepared = prepare(asked, "encoder")
     params = jax.device_get(full_params(prepared.state))
     batch = jax.tree.map(lambda leaf: leaf[0], prepared.source.batch(0, 0))
     real = batch.weight > 0
     user, item = batch.pair_user[real], batch.item[batch.pair_item[real]]
     encoder, bert, head = problem.encoder, Bert(problem.encoder.config, "float32"), Head(model.embedding_dim)
-    encode = phases.encode_slots(problem, None)
+    encode = encode_slots(problem, None)
     packed = make_pair_loss(pooled_texts=encode, pooled_users=encode, head=head, objective=squared_error, model=model)
     rows = {name: sparse_table.gather(prepared.state.tables[name], row_ids(batch)[name]) for name in ("users", "items")}
 
@@ -213,20 +197,20 @@ def test_loss_and_gradient_are_those_of_encoding_each_pairs_own_texts(problem):
 
 
 @pytest.mark.parametrize(
-    ("mode", "count", "prepare", "train"),
+    ("mode", "count", "phase", "train"),
     [
-        pytest.param("pmap", 8, head_phase, {}, marks=pytest.mark.slow),
-        pytest.param("vmap", 2, head_phase, {"accumulate": 2}, marks=pytest.mark.slow),
-        pytest.param("pmap", 8, encoder_phase, {"encoder_dropout": True, "trainable": "top:1"}, marks=pytest.mark.slow),
-        pytest.param("shard_map", 8, encoder_phase, {"trainable": "top:1"}, marks=pytest.mark.slow),
-        pytest.param("shard_map", 8, head_phase, {"objective": "softmax"}, marks=pytest.mark.slow),
-        pytest.param("jit", 1, encoder_phase, {"accumulate": 3}, marks=pytest.mark.slow),
+        pytest.param("pmap", 8, "head", {}, marks=pytest.mark.slow),
+        pytest.param("vmap", 2, "head", {"accumulate": 2}, marks=pytest.mark.slow),
+        pytest.param("pmap", 8, "encoder", {"encoder_dropout": True, "trainable": "top:1"}, marks=pytest.mark.slow),
+        pytest.param("shard_map", 8, "encoder", {"trainable": "top:1"}, marks=pytest.mark.slow),
+        pytest.param("shard_map", 8, "head", {"objective": "softmax"}, marks=pytest.mark.slow),
+        pytest.param("jit", 1, "encoder", {"accumulate": 3}, marks=pytest.mark.slow),
     ],
 )
-def test_devices_and_slices_give_the_parameters_of_one(problem, mode, count, prepare, train, cache):
+def test_devices_and_slices_give_the_parameters_of_one(problem, run_steps, mode, count, phase, train, cache):
     whole = {name: value for name, value in train.items() if name != "accumulate"}
-    one, rows_of_one = run_steps(on(problem, **whole), prepare)
-    many, rows_of_many = run_steps(on(problem, parallel.choose(mode, count=count), **train), prepare)
+    one, rows_of_one = run_steps(on(problem, **whole), phase, steps=2)
+    many, rows_of_many = run_steps(on(problem, parallel.choose(mode, count=count), **train), phase, steps=2)
     for a, b in zip(rows_of_one, rows_of_many, strict=True):
         for name in a.keys() - {"gradient_norm"}:
             np.testing.assert_allclose(a[name], b[name], rtol=1e-4)
@@ -236,10 +220,10 @@ def test_devices_and_slices_give_the_parameters_of_one(problem, mode, count, pre
 
 
 @pytest.mark.slow
-def test_the_cache_of_hidden_states_changes_no_step(problem, cache):
-    plainly, rows = run_steps(on(problem, trainable="top:1", cache_layers=False), encoder_phase)
-    cached, again = run_steps(on(problem, trainable="top:1"), encoder_phase)
-    source = encoder_phase(on(problem, trainable="top:1")).source
+def test_the_cache_of_hidden_states_changes_no_step(problem, prepare, run_steps, cache):
+    plainly, rows = run_steps(on(problem, trainable="top:1", cache_layers=False), "encoder", steps=2)
+    cached, again = run_steps(on(problem, trainable="top:1"), "encoder", steps=2)
+    source = prepare(on(problem, trainable="top:1"), "encoder").source
     assert source.batch(0, 0).user_texts.hidden is not None
     for a, b in zip(rows, again, strict=True):
         np.testing.assert_allclose(a["squared_error"], b["squared_error"], rtol=1e-5)
@@ -247,8 +231,8 @@ def test_the_cache_of_hidden_states_changes_no_step(problem, cache):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
 
 
-def test_a_user_without_events_is_the_text_and_a_known_one_moves_from_it(problem):
-    prepared = head_phase(problem)
+def test_a_user_without_events_is_the_text_and_a_known_one_moves_from_it(problem, prepare):
+    prepared = prepare(problem, "head")
     users = prepared.state.tables["users"]
     noise = jax.random.normal(jax.random.key(0), users.cells.shape)
     tables = prepared.state.tables | {"users": dataclasses.replace(users, cells=noise)}

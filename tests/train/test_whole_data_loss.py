@@ -12,7 +12,7 @@ from ltrec_jax.bundle import Bundle
 from ltrec_jax.errors import UserError
 from ltrec_jax.serve import live_users
 from ltrec_jax.serve.service import Service
-from ltrec_jax.train import phases, schedule, solves
+from ltrec_jax.train import schedule, solves
 from ltrec_jax.train.fit import fit
 from ltrec_jax.train.problem import load_problem
 from ltrec_jax.train.state import merge
@@ -131,12 +131,10 @@ def test_batches_have_the_gradient_of_the_objective_in_the_mean(problem, world):
 
 
 @pytest.mark.slow
-def test_eight_devices_take_the_step_of_one(problem):
+def test_eight_devices_take_the_step_of_one(problem, run_steps):
     def step(asked):
-        prepared = phases.prepare_head(asked, 2, patience=0)
-        batch, key = asked.spread.shard(prepared.source.batch(0, 0)), asked.spread.replicate(jax.random.key(0))
-        state, row = prepared.step(prepared.state, batch, key)
-        return jax.device_get((merge(state.trainable, {}), row))
+        state, (row,) = run_steps(asked, "head", steps=1)
+        return merge(state.trainable, {}), row
 
     (one, row), (many, same) = step(problem), step(with_train(problem, parallel.choose("pmap", count=8)))
     np.testing.assert_allclose(same["loss"], row["loss"], rtol=1e-4)
