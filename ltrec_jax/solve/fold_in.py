@@ -90,6 +90,28 @@ def whole_data_prior(item_vectors: np.ndarray, counts_I: np.ndarray, settings: W
     )
 
 
+def newcomer(item_vectors: np.ndarray, counts_I: np.ndarray, num_active: int, settings: WholeDataConfig) -> np.ndarray:
+    """The vector [D], float64, of a user of whom nothing is known, at the final item vectors [I, D] of `anchored_als`.
+
+    Of all vectors it fits everybody best: it minimises the training objective of U users (`num_active`: those with
+    events) who all have this one vector, divided by U, with the penalty of one mean user instead of U:
+
+        sum_i s_i w_i (<p, q_i> - 1)^2  +  a0 sum_(warm i) <p, q_i>^2  +  lam / U (N / U + a0 |I|) |p|^2
+
+    s_i = n_i / U is the share of users with an event of item i, w_i the weight of such an event, N = sum_i n_i. A
+    score is then s_i w_i / (a0 + s_i w_i) as far as D numbers can say that of all items, and a cold item's is what they
+    make of its text. U penalties, which is near the mean of the users' vectors, leave less of it.
+    """
+    warm = counts_I > 0
+    q_WxD, share_W = np.asarray(item_vectors, np.float64)[warm], counts_I[warm] / num_active
+    weight_W = share_W * popularity_weights(counts_I, settings.propensity_power)[warm]
+    a0 = settings.unobserved_weight
+    ridge = settings.l2 / num_active * (share_W.sum() + a0 * warm.sum())
+    left = (q_WxD * (a0 + weight_W)[:, None]).T @ q_WxD + ridge * np.eye(q_WxD.shape[1])
+    # Least squares, since without a penalty it may leave directions free, which then stay at 0.
+    return np.linalg.lstsq(left, q_WxD.T @ weight_W, rcond=None)[0]
+
+
 def events(
     prior: UserPrior,
     items_M: np.ndarray,
