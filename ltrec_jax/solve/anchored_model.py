@@ -122,17 +122,17 @@ def fit(
     A user without events, whom the objective would leave at 0, has the vector of `fold_in.newcomer`. With it, and with
     the mean of the other users' vectors over events and over users, validation nDCG@20 was, encoder frozen: warm .1114,
     .1050 and .1061, cold .1392, .1304 and .1109 (MovieTweetings, four cuts in time, two of five users new); the sum of
-    warm, tail and cold .4085, .4056 and .4085 (MovieLens-100K, three splits, a fifth of the users' events hidden).
+    warm, tail and cold .4085, .4056 and .4085 (MovieLens-100K, three splits, a fifth of the users without events).
     """
     solution = anchored_als.solve(
         user_N, item_N, anchors.vectors.astype(dtype), num_users=num_users, settings=settings, spread=spread
     )
     counts_I = np.bincount(item_N, minlength=len(anchors.z_IxE))
     item_vectors, projection_ExD = with_cold_items(anchors, solution.item_vectors, counts_I, settings)
-    prior = fold_in.whole_data_prior(solution.item_vectors, counts_I, settings)
     user_vectors, events_U = np.array(solution.user_vectors), np.bincount(user_N, minlength=num_users)
-    num_active = np.count_nonzero(events_U)
-    user_vectors[events_U == 0] = fold_in.newcomer(solution.item_vectors, counts_I, num_active, settings)
+    num_active = int(np.count_nonzero(events_U))
+    prior = fold_in.whole_data_prior(solution.item_vectors, counts_I, num_active, settings)
+    user_vectors[events_U == 0] = prior.newcomer
     return AnchoredModel(user_vectors, item_vectors, anchors.center_E, projection_ExD, prior, solution.objective)
 
 

@@ -89,7 +89,7 @@ def whole_data():
             user, item, anchor, num_users=25, settings=SETTINGS, spread=parallel.choose("jit")
         )
     counts = np.bincount(item, minlength=20)
-    return user, item, solution, fold_in.whole_data_prior(solution.item_vectors, counts, SETTINGS)
+    return user, item, solution, fold_in.whole_data_prior(solution.item_vectors, counts, 25, SETTINGS)
 
 
 def test_a_training_user_folded_in_is_that_users_vector(whole_data):
@@ -135,7 +135,7 @@ def test_bad_input(explicit):
 @pytest.mark.parametrize("l2", [0.03, 0.0])
 def test_a_newcomer_has_the_best_vector_for_everybody(whole_data, l2):
     """Normal equations of the sum over all users and warm items, and one mean user's penalty; l2 = 0: at any width."""
-    user, item, solution, _ = whole_data
+    user, item, solution, prior = whole_data
     settings = dataclasses.replace(SETTINGS, l2=l2)
     q = np.tile(solution.item_vectors, 1 if l2 else 4)
     counts = np.bincount(item, minlength=20)
@@ -147,6 +147,9 @@ def test_a_newcomer_has_the_best_vector_for_everybody(whole_data, l2):
     off += l2 * (len(user) / 25 + a0 * sum(warm)) * found
     np.testing.assert_allclose(off, 0.0, atol=1e-10 * np.abs(liked.sum(axis=0) @ q).max())
     assert np.abs(found).max() > 0.01
+    if l2:
+        none = np.zeros(0, int)
+        np.testing.assert_array_equal(fold_in.fold_in(prior, none, np.zeros((0, 8)), np.zeros(0)), found)
 
 
 def test_where_there_is_one_user_a_newcomer_is_the_same():
