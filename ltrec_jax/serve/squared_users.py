@@ -36,7 +36,8 @@ class FoldIn:
     row x ([1 | q_i] or q_i), target t (r - mu - b_i, or 1 - b_i where ratings are not `explicit`) and its weight w adds
     w x x^T + diag(ridge + w spread x^2) [+ w C_i] on the left and w t x [- w e_i] on the right. C_i and e_i are an
     uncertain item's covariance and its part with the bias. w is the item's in `weight_I` times, with `rating_weights`
-    (values ascending, their weights), the nearest value's.
+    (values ascending, their weights), the nearest value's. Where there is a row `newcomer`, whoever has no event has
+    it; with the first event one starts from the mean like everybody else.
     """
 
     explicit: bool
@@ -52,6 +53,7 @@ class FoldIn:
     center: np.ndarray | None = None
     rating_weights: tuple[np.ndarray, np.ndarray] | None = None
     features: UserFeatures | None = None
+    newcomer: np.ndarray | None = None
 
     def fresh(self) -> "Row":
         """Somebody without events."""
@@ -68,9 +70,12 @@ class FoldIn:
         matrix = self.precision + scale * self.left(events)
         solution = np.asarray(vector_D, np.float64)
         solution = np.insert(solution, 0, bias) if self.explicit else solution
+        if self.newcomer is not None and len(events.ratings) == 0:
+            solution = self.mean
         right = matrix @ (solution if self.center is None else solution - self.center)
         numbers = [np.asarray(events.numbers)]
-        return Row(self, matrix, right - self.precision @ self.prior_mean(numbers, user), user, scale, numbers)
+        right = right - self.precision @ self.prior_mean(numbers, user)
+        return Row(self, matrix, right, user, scale, numbers, len(events.ratings))
 
     def prior_mean(self, numbers: Sequence[np.ndarray], user: int | None) -> np.ndarray:
         """Where a user with these events stands but for what the ratings say, [D']."""
@@ -134,7 +139,8 @@ class FoldIn:
 class Row:
     """A user's normal equations A u = c + precision m0, float64: m0 the prior mean, which may follow from the events.
 
-    `user`: the number of a training user, whose ratings have the noise scale `scale`. `numbers`: of the events' items.
+    `user`: the number of a training user, whose ratings have the noise scale `scale`. `numbers`: of the items rated.
+    `events`: how many ratings are in the equations.
     """
 
     rule: FoldIn
@@ -143,6 +149,7 @@ class Row:
     user: int | None = None
     scale: float = 1.0
     numbers: list[np.ndarray] = dataclasses.field(default_factory=list)
+    events: int = 0
 
     def take(self, events: Events) -> None:
         """Items are rated for the first time."""
@@ -160,6 +167,8 @@ class Row:
 
     def solve(self) -> tuple[np.ndarray, float]:
         """(vector, bias) of A u = c; where no event and no penalty speaks of a direction, zero (or the center)."""
+        if self.events == 0 and self.rule.newcomer is not None:
+            return (np.array(self.rule.newcomer, np.float64), 0.0)
         right = self.right + self.rule.precision @ self.rule.prior_mean(self.numbers, self.user)
         try:
             solution = np.linalg.solve(self.matrix, right)
@@ -171,6 +180,7 @@ class Row:
     def _add(self, events: Events, sign: float) -> None:
         self.matrix += sign * self.scale * self.rule.left(events)
         self.right += sign * self.scale * self.rule.right(events)
+        self.events += int(sign) * len(events.ratings)
 
 
 def of_bundle(bundle: Bundle) -> FoldIn:
@@ -189,6 +199,7 @@ def of_bundle(bundle: Bundle) -> FoldIn:
             positive_rating=bundle.positive_rating,
             mu=bundle.vectors.mu,
             features=prior.features,
+            newcomer=prior.newcomer,
         )
     if bundle.config.train.objective == "whole_data":
         return _of_whole_data(bundle)

@@ -29,7 +29,8 @@ class UserPrior:
 
     precision [D', D'], mean [D'], weight_I [I] (of an event with each item; a never-trained item's too), ridge (per
     event). Of an uncertain model: covariance [I, D', D'] and cross [I, D'], else None. `features` move the mean from
-    that of a user of average features to a user's own (`of`).
+    that of a user of average features to a user's own (`of`). `newcomer` [D'] is the row of whoever has no event, where
+    that is not the mean (`newcomer`, whole data).
     """
 
     explicit: bool
@@ -40,6 +41,7 @@ class UserPrior:
     covariance: np.ndarray | None = None
     cross: np.ndarray | None = None
     features: UserFeatures | None = None
+    newcomer: np.ndarray | None = None
 
     def of(self, items_M: np.ndarray, user: int | None = None) -> "UserPrior":
         """The prior of a user with events of these items; `user`: the number of a training user."""
@@ -69,11 +71,16 @@ class UserRow:
     inverse: np.ndarray
 
 
-def whole_data_prior(item_vectors: np.ndarray, counts_I: np.ndarray, settings: WholeDataConfig) -> UserPrior:
-    """The prior of `anchored_als` at its final item vectors [I, D] and the training counts int [I].
+def whole_data_prior(
+    item_vectors: np.ndarray, counts_I: np.ndarray, num_active: int, settings: WholeDataConfig
+) -> UserPrior:
+    """The prior of `anchored_als` at its final item vectors [I, D] and the training counts int [I] of U active users.
 
     Only warm items enter the sum over all pairs, as in training. An event with a cold item weighs as much as one with
-    an item of one event.
+    an item of one event. The mean is 0, as in training: `newcomer` is for users without events alone. With
+    it as the mean everybody is shown what is popular. On validation of MovieLens-100K the sum of warm, tail and cold
+    nDCG@20 falls from .408 to .353 and the tail to 0; of MovieTweetings, with three events a user, the tail goes too
+    and cold gains (fine-tuned, one cut: warm .0923 to .0915, cold .186 to .223).
     """
     warm = counts_I > 0
     q_IxD = np.asarray(item_vectors, np.float64)[warm]
@@ -87,7 +94,30 @@ def whole_data_prior(item_vectors: np.ndarray, counts_I: np.ndarray, settings: W
         mean=np.zeros(item_vectors.shape[1]),
         weight_I=np.where(warm, weight_I, rare),
         ridge=settings.l2,
+        newcomer=newcomer(item_vectors, counts_I, num_active, settings),
     )
+
+
+def newcomer(item_vectors: np.ndarray, counts_I: np.ndarray, num_active: int, settings: WholeDataConfig) -> np.ndarray:
+    """The vector [D], float64, of a user of whom nothing is known, at the final item vectors [I, D] of `anchored_als`.
+
+    Of all vectors it fits everybody best: it minimises the training objective of U users (`num_active`: those with
+    events) who all have this one vector, divided by U, with the penalty of one mean user instead of U:
+
+        sum_i s_i w_i (<p, q_i> - 1)^2  +  a0 sum_(warm i) <p, q_i>^2  +  lam / U (N / U + a0 |I|) |p|^2
+
+    s_i = n_i / U is the share of users with an event of item i, w_i the weight of such an event, N = sum_i n_i. A
+    score is then s_i w_i / (a0 + s_i w_i) as far as D numbers can say that of all items, and a cold item's is what they
+    make of its text. U penalties, which is near the mean of the users' vectors, leave less of it.
+    """
+    warm = counts_I > 0
+    q_WxD, share_W = item_vectors[warm].astype(np.float64), counts_I[warm] / num_active
+    weight_W = share_W * popularity_weights(counts_I, settings.propensity_power)[warm]
+    a0 = settings.unobserved_weight
+    ridge = settings.l2 / num_active * (share_W.sum() + a0 * warm.sum())
+    left = (q_WxD * (a0 + weight_W)[:, None]).T @ q_WxD + ridge * np.eye(q_WxD.shape[1])
+    # Least squares, since without a penalty it may leave directions free, which then stay at 0.
+    return np.linalg.lstsq(left, q_WxD.T @ weight_W, rcond=None)[0]
 
 
 def events(
@@ -118,7 +148,9 @@ def events(
 def fold_in(
     prior: UserPrior, items_M: np.ndarray, design_MxD: np.ndarray, target_M: np.ndarray, scale: float = 1.0
 ) -> np.ndarray:
-    """The row [D'], float64, of a user with these events (`events` gives design and targets); without: the prior mean.
+    """The row [D'], float64, of a user with these events (`events` gives design and targets).
+
+    Without events it is `prior.newcomer`, or the prior mean where there is none.
 
     A training user folded in at the final item vectors, with the prior and the scale that are that user's
     (`UserPrior.of`, `UserPrior.scale_of`), has the vector that training gave. Fewer events than D' are solved by
@@ -126,7 +158,7 @@ def fold_in(
     `UserError`.
     """
     if len(items_M) == 0:
-        return np.array(prior.mean, np.float64)
+        return np.array(prior.mean if prior.newcomer is None else prior.newcomer, np.float64)
     weight_M = scale * np.asarray(prior.weight_I, np.float64)[items_M]
     ridge = len(items_M) * prior.ridge
     right = prior.precision @ prior.mean + design_MxD.T @ (weight_M * target_M)
@@ -144,7 +176,7 @@ def fold_in(
 
 
 def start(prior: UserPrior, ridge_events: int = 0) -> UserRow:
-    """The row of a user without events, to be given them one by one with `observe`.
+    """The prior as a row, to be given events one by one with `observe`.
 
     A whole-data prior's ridge grows with each event, which is no rank-one change: it is fixed here at that of
     `ridge_events` events, and the row equals `fold_in` when it has taken so many. A prior that determines nothing (no

@@ -296,17 +296,24 @@ def test_whole_data_models_count_good_ratings_alone(bundle):
         mean=np.zeros(width),
         weight_I=np.linspace(1.0, 2.0, bundle.num_items),
         ridge=0.1,
+        newcomer=np.arange(1.0, width + 1.0),
     )
-    solved = dataclasses.replace(bundle, prior=prior)
-    service = Service(solved)
+    history = dataclasses.replace(bundle.history, ratings=np.ones(len(bundle.history.ratings)))
+    service = Service(dataclasses.replace(bundle, prior=prior, history=history))
     service.feedback("somebody", "i1", 5.0)
     service.feedback("somebody", "i2", 1.0)
     design, target = events(prior, np.array([1]), None, 0.0, bundle.vectors.item_vectors, bundle.vectors.item_biases)
     expected = fold_in(prior, np.array([1]), design, target)
     np.testing.assert_allclose(service.users.profile("somebody").vector, expected, atol=1e-6)
     assert not {"i1", "i2"} & set(ids(one(service, user="somebody", k=90)))
+    # Whoever has none has the newcomers' vector, a user of the training too; the first one leads both to the same.
     service.feedback("somebody", "i1", 1.0)
-    np.testing.assert_allclose(service.users.profile("somebody").vector, 0.0, atol=1e-6)
+    unseen = f"i{np.setdiff1d(np.arange(bundle.num_items), history.of(7)[0])[0]}"
+    for user in ("somebody", "u7"):
+        service.feedback(user, unseen, 1.0)
+        np.testing.assert_allclose(service.users.profile(user).vector, prior.newcomer, atol=1e-6)
+        service.feedback(user, unseen, 5.0)
+    np.testing.assert_allclose(*(service.users.profile(user).vector for user in ("somebody", "u7")), atol=1e-6)
     service.close()
 
 

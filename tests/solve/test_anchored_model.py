@@ -6,21 +6,21 @@ import pytest
 
 from ltrec_jax import parallel
 from ltrec_jax.config import WholeDataConfig
-from ltrec_jax.solve import anchored_als, anchored_model
+from ltrec_jax.solve import anchored_als, anchored_model, fold_in
 
 
-def test_a_user_without_events_has_the_mean_over_all_events_and_so_a_list():
+def test_a_user_without_events_has_what_fits_everybody_and_so_a_list():
     rng = np.random.default_rng(0)
     user, item = np.divmod(rng.choice(60, 25, replace=False), 10)
     settings = WholeDataConfig(alternations=2)
     anchors = anchored_model.text_anchors(rng.normal(size=(10, 8)).astype(np.float32), settings)
     model = anchored_model.fit(user, item, anchors, num_users=8, settings=settings)
-    solved = anchored_als.solve(user, item, anchors.vectors, num_users=8, settings=settings).user_vectors
+    solved = anchored_als.solve(user, item, anchors.vectors, num_users=8, settings=settings)
     known = np.isin(np.arange(8), user)
     assert not known.all()
-    np.testing.assert_array_equal(model.user_vectors[known], solved[known])
-    of_events = solved[user].mean(axis=0)
-    np.testing.assert_allclose(model.user_vectors[~known], np.tile(of_events, (sum(~known), 1)), rtol=1e-5)
+    np.testing.assert_array_equal(model.user_vectors[known], solved.user_vectors[known])
+    everybodys = fold_in.newcomer(solved.item_vectors, np.bincount(item, minlength=10), sum(known), settings)
+    np.testing.assert_allclose(model.user_vectors[~known], np.tile(everybodys, (sum(~known), 1)), rtol=1e-5)
     assert np.ptp(model.user_vectors[~known] @ model.item_vectors.T) > 0
 
 

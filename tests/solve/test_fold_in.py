@@ -1,5 +1,7 @@
 """Fold-in is the row solve of training; events one by one give the same; both recipes' priors."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from ltrec_jax import parallel
 from ltrec_jax.config import WholeDataConfig
 from ltrec_jax.errors import UserError
+from ltrec_jax.objectives.propensity import popularity_weights
 from ltrec_jax.solve import anchored_als, fold_in
 from ltrec_jax.solve.fold_in import UserPrior
 
@@ -86,7 +89,7 @@ def whole_data():
             user, item, anchor, num_users=25, settings=SETTINGS, spread=parallel.choose("jit")
         )
     counts = np.bincount(item, minlength=20)
-    return user, item, solution, fold_in.whole_data_prior(solution.item_vectors, counts, SETTINGS)
+    return user, item, solution, fold_in.whole_data_prior(solution.item_vectors, counts, 25, SETTINGS)
 
 
 def test_a_training_user_folded_in_is_that_users_vector(whole_data):
@@ -127,3 +130,33 @@ def test_bad_input(explicit):
         fold_in.start(free)
     none = np.zeros(0, int)
     np.testing.assert_array_equal(fold_in.fold_in(free, none, design[:0], target[:0]), np.zeros(4))
+
+
+@pytest.mark.parametrize("l2", [0.03, 0.0])
+def test_a_newcomer_has_the_best_vector_for_everybody(whole_data, l2):
+    """Normal equations of the sum over all users and warm items, and one mean user's penalty; l2 = 0: at any width."""
+    user, item, solution, prior = whole_data
+    settings = dataclasses.replace(SETTINGS, l2=l2)
+    q = np.tile(solution.item_vectors, 1 if l2 else 4)
+    counts = np.bincount(item, minlength=20)
+    found = fold_in.newcomer(q, counts, 25, settings)
+    liked, warm = np.zeros((25, 20)), counts > 0
+    liked[user, item] = popularity_weights(counts, settings.propensity_power)[item]
+    a0 = settings.unobserved_weight
+    off = ((liked + a0 * warm) * (q @ found) - liked).sum(axis=0) @ q
+    off += l2 * (len(user) / 25 + a0 * sum(warm)) * found
+    np.testing.assert_allclose(off, 0.0, atol=1e-10 * np.abs(liked.sum(axis=0) @ q).max())
+    assert np.abs(found).max() > 0.01
+    if l2:
+        none = np.zeros(0, int)
+        np.testing.assert_array_equal(fold_in.fold_in(prior, none, np.zeros((0, 8)), np.zeros(0)), found)
+
+
+def test_where_there_is_one_user_a_newcomer_is_the_same():
+    item, anchor = np.arange(0, 12, 3), 0.3 * np.random.default_rng(2).normal(size=(12, 5))
+    with jax.enable_x64(True):
+        solution = anchored_als.solve(
+            np.zeros(4, int), item, anchor, num_users=1, settings=SETTINGS, spread=parallel.choose("jit")
+        )
+    found = fold_in.newcomer(solution.item_vectors, np.bincount(item, minlength=12), 1, SETTINGS)
+    np.testing.assert_allclose(found, solution.user_vectors[0], rtol=1e-9)

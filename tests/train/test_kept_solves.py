@@ -28,9 +28,10 @@ def solved(*, explicit, words):
     def some(*shape, kind=np.float32):
         return rng.normal(size=shape).astype(kind)
 
-    more = {"covariance": some(4, 3, 3, kind=np.float64), "cross": some(4, 3, kind=np.float64)} if explicit else {}
+    more = {"newcomer": some(3, kind=np.float64)}
     if explicit:
         terms = ("base", "away", "own", "count", "limits", "history", "singular", "noise")
+        more = {"covariance": some(4, 3, 3, kind=np.float64), "cross": some(4, 3, kind=np.float64)}
         more["features"] = UserFeatures(**{name: some(3) for name in terms})
     return Solved(
         vectors=Vectors(0.1, some(5, 2), some(5), some(4, 2), some(4), explicit),

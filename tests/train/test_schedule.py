@@ -39,7 +39,7 @@ def test_a_solved_bundle_comes_back_from_disk(solved):
     users = np.arange(4)
     np.testing.assert_array_equal(loaded.score(users), bundle.score(users))
     assert loaded.prior is not None
-    for field in ("precision", "mean", "weight_I"):
+    for field in ("precision", "mean", "weight_I", "newcomer"):
         np.testing.assert_array_equal(getattr(loaded.prior, field), getattr(bundle.prior, field))
     assert (loaded.prior.explicit, loaded.prior.ridge) == (False, bundle.prior.ridge)
     assert loaded.prior.covariance is None
