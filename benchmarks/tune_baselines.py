@@ -43,7 +43,6 @@ def main() -> None:
     chosen, every_trial = TUNED / f"{options.data}.toml", TUNED / f"{options.data}-trials.json"
     # One after the other: a model that is done is written, whatever becomes of the next.
     for name in dict.fromkeys(options.models.split(",")):
-        known = registry.read_settings(chosen) if chosen.is_file() else {}
         (tuned,) = tune(
             split,
             Config(evaluation=EvaluationConfig(positive_rating=likes_from)),
@@ -53,14 +52,21 @@ def main() -> None:
             timeout=None if options.minutes is None else 60 * options.minutes,
             objective="sum",
             texts=texts,
-            earlier=known,
+            earlier=committed(chosen),
         ).values()
+        # Read anew: another process may have searched another model meanwhile.
+        known = committed(chosen)
         known[name] = registry.read_settings(options.study / options.data / "baselines.toml")[name]
         storage.write_text(chosen, registry.settings_to_toml(dict(sorted(known.items()))))
         recorded = storage.read_json_object(every_trial) if every_trial.is_file() else {}
         recorded[name] = record(tuned) | measured
         storage.write_json(every_trial, dict(sorted(recorded.items())))
         Console(file=sys.stderr, width=160).print(trials_table(tuned))
+
+
+def committed(path: Path) -> dict[str, Any]:
+    """Settings by baseline that a file has; none where there is no file yet."""
+    return registry.read_settings(path) if path.is_file() else {}
 
 
 def record(tuned: Tuned) -> dict[str, Any]:
