@@ -70,14 +70,20 @@ def committed(path: Path) -> dict[str, Any]:
 
 
 def record(tuned: Tuned) -> dict[str, Any]:
-    """A search as plain values: how many trials, the best value, what they were scored on and by, and each of them."""
+    """A search as plain values: how many trials, the best value, what they were scored on and by, and each of them.
+
+    Of the split not its lists of items, which its settings and the seed give again.
+    """
+    scored_on = dict(tuned.about)
+    cut = scored_on["split settings"]
+    scored_on["split settings"] = {name: value for name, value in cut.items() if not isinstance(value, list)}
     return {
         "count": len(tuned.trials),
         "best": tuned.best.value,
         "best_trial": tuned.best.number,
         "objective": f"{tuned.objective} of nDCG@{quality_top_n.K} on warm, tail and cold items, validation",
         # The protocol's own training part cut once more in the same way: `quality_top_n.validation_split`.
-        "scored_on": dict(tuned.about),
+        "scored_on": scored_on,
         "trials": [_plain(trial) for trial in tuned.trials],
     }
 
