@@ -5,8 +5,9 @@
 Synthetic events, streamed to Parquet and read back shard by shard, with 50 draws for each user and 200 for each item
 (Zipf's law; pairs that come again are dropped). *solve*: seconds of one alternation, users then items, of
 `solve.anchored_als` at width 32. *VB*: seconds of one iteration of `solve.bayes` with 8 factors over popularity and 20
-text dimensions. Both are differences of a longer and a shorter run after one that compiles. Every measurement runs in a
-process of its own; a table of users x items would not fit into the memory that it takes.
+text dimensions. *Gibbs*: seconds of one sweep of it that counts towards the mean, with 16 factors over the same. All
+are differences of a longer and a shorter run after one that compiles. Every measurement runs in a process of its own; a
+table of users x items would not fit into the memory that it takes.
 """
 
 import dataclasses
@@ -90,10 +91,9 @@ def solve(folder: str, events: int) -> dict[str, Any]:
     return passes(run, events, lambda _: run(1)) | {"distinct": len(user)}
 
 
-def variational(folder: str, events: int) -> dict[str, Any]:
-    """Variational Bayes with random text dimensions."""
-    from ltrec_jax.config import BayesConfig
-    from ltrec_jax.solve import bayes, side_information
+def rated(folder: str, events: int) -> tuple[Any, ...]:
+    """What the Bayesian solves take: users, items and ratings, and side information with random text dimensions."""
+    from ltrec_jax.solve import side_information
 
     user, item, rating = read(folder, events)
     num_users, num_items = sizes(events)
@@ -101,22 +101,57 @@ def variational(folder: str, events: int) -> dict[str, Any]:
     text = np.random.default_rng(0).normal(size=(num_items, TEXT_DIMS))
     users = side_information.assemble({"popularity": side_information.popularity(counts_U)}, counts_U > 0)
     items = side_information.assemble({"popularity": side_information.popularity(counts_I), "text": text}, counts_I > 0)
+    return user, item, rating, users, items
+
+
+def variational(folder: str, events: int) -> dict[str, Any]:
+    """Variational Bayes."""
+    from ltrec_jax.config import BayesConfig
+    from ltrec_jax.solve import bayes
+
+    problem = rated(folder, events)
 
     def run(iterations: int) -> None:
         settings = dataclasses.replace(BayesConfig(), iterations=iterations)
-        found = bayes.fit_vb(user, item, rating, users, items, settings=settings)
+        found = bayes.fit_vb(*problem, settings=settings)
         if not np.isfinite(found.bound).all():
             raise SystemExit(f"the bound is not finite: {found.bound}")
 
-    def both(iterations: int) -> None:
-        # As many iterations as a run has are one compiled program.
+    return passes(run, events, both(run)) | {"distinct": len(problem[0])}
+
+
+def gibbs(folder: str, events: int) -> dict[str, Any]:
+    """Gibbs sampling without burn-in: a sweep that is thrown away costs no more than one that counts."""
+    from ltrec_jax.config import BayesConfig
+    from ltrec_jax.solve import bayes
+
+    problem = rated(folder, events)
+
+    def run(sweeps: int) -> None:
+        # Samples that are not finite are refused by the solve itself.
+        bayes.fit_gibbs(*problem, settings=dataclasses.replace(BayesConfig(), sweeps=sweeps, burn_in=0))
+
+    return passes(run, events, both(run)) | {"distinct": len(problem[0])}
+
+
+def both(run: Callable[[int], None]) -> Callable[[int], None]:
+    """Warms up runs of which as many passes as one has are one compiled program: the shorter and the longer one."""
+
+    def warm_up(more: int) -> None:
         run(1)
-        run(iterations)
+        run(more)
 
-    return passes(run, events, both) | {"distinct": len(user)}
+    return warm_up
 
 
-TASKS = {"make": make, "solve": solve, "variational": variational}
+TASKS = {"make": make, "solve": solve, "variational": variational, "gibbs": gibbs}
+SOLVES = {"solve": "solve", "variational": "vb", "gibbs": "gibbs"}
+"""Task -> its name in the headline."""
+
+
+def nanoseconds(run: dict[str, Any]) -> float:
+    """Of one pass, for each distinct interaction."""
+    return 1e9 * float(run["seconds"]) / float(run["distinct"])
 
 
 def main() -> None:
@@ -132,24 +167,26 @@ def main() -> None:
                 runs[name][events] = in_child(__file__, name, folder=folder, events=events)
     middle, largest = counts[1:]
     table_gib = 4 * sizes(largest)[0] * sizes(largest)[1] / GIB
-    peak = max(runs[name][largest]["peak_gib"] for name in ("solve", "variational"))
+    peak = max(runs[name][largest]["peak_gib"] for name in SOLVES)
     if not given.quick and peak > table_gib / 2:
         raise SystemExit(f"{peak:.1f} GiB at the peak: a table of users x items ({table_gib:.1f} GiB) may hide in it")
     headline = {"solve_events_1e7_vs_1e6": runs["solve"][largest]["distinct"] / runs["solve"][middle]["distinct"]}
-    for name, short in (("solve", "solve"), ("variational", "vb")):
+    for name, short in SOLVES.items():
         headline |= {
             f"{short}_seconds_1e7_vs_1e6": runs[name][largest]["seconds"] / runs[name][middle]["seconds"],
             f"{short}_seconds_1e7": runs[name][largest]["seconds"],
+            f"{short}_ns_per_event_1e6": nanoseconds(runs[name][middle]),
+            f"{short}_ns_per_event_1e7": nanoseconds(runs[name][largest]),
             f"{short}_peak_gib_1e7": runs[name][largest]["peak_gib"],
         }
     headline["solve_users_x_items_gib_1e7"] = table_gib
     rows = [
         (
             f"{name} at {events:,}",
-            f"{run['seconds']:.3f} s a pass ({1e9 * run['seconds'] / run['distinct']:.0f} ns for each of "
+            f"{run['seconds']:.3f} s a pass ({nanoseconds(run):.0f} ns for each of "
             f"{run['distinct']:,} distinct pairs), {run['around_seconds']:.1f} s around, {run['peak_gib']:.2f} GiB",
         )
-        for name in ("solve", "variational")
+        for name in SOLVES
         for events, run in runs[name].items()
     ]
     rows += [(label, f"{value:.3g}") for label, value in headline.items()]

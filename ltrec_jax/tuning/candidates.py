@@ -35,9 +35,9 @@ Values = Mapping[str, Any]
 class Candidate:
     """A model to tune. `fit(values)` learns from the training part alone.
 
-    `defaults` are the values that are tried first; `rates`: it predicts ratings. `settings(values)`: all settings,
-    those of a baseline or a whole `Config` for a model of our own. `about`: what else its trials depend on, as plain
-    values; a search that goes on must have the same.
+    `defaults` are the values that are tried first, `earlier` (those that were chosen before) are next; `rates`: it
+    predicts ratings. `settings(values)`: all settings, those of a baseline or a whole `Config` for a model of our own.
+    `about`: what else its trials depend on, as plain values; a search that goes on must have the same.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Candidate:
     fit: Callable[[Values], Recommender]
     settings: Callable[[Values], Any]
     about: Values = dataclasses.field(default_factory=dict)
+    earlier: Values | None = None
 
 
 def names() -> list[str]:
@@ -72,6 +73,16 @@ def candidates(
     if not found:
         raise UserError(f"Name at least one model to tune: {', '.join(names())}.")
     return found
+
+
+def after(candidate: Candidate, settings: Any) -> Candidate:
+    """The candidate with settings chosen before as its `earlier` values: those of a baseline, or a whole `Config`.
+
+    Only fields of the space are taken; a search leaves the others at their defaults.
+    """
+    return dataclasses.replace(
+        candidate, earlier={field: operator.attrgetter(field)(settings) for field in candidate.space}
+    )
 
 
 def with_values(config: Config, values: Values) -> Config:

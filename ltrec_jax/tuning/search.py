@@ -1,8 +1,8 @@
 """The budgeted search: the same number of trials, time and seed for every model, kept in SQLite so that it goes on.
 
-Optuna's tree-structured Parzen estimator proposes; the defaults are tried first, so what is chosen is never worse than
-they are on validation. Each proposal is drawn from a seed of its own: resumed or not, the same trials come in the same
-order. Out of scope: what a model is (`candidates`), what is measured (`judge`).
+Optuna's tree-structured Parzen estimator proposes; the defaults are tried first and settings chosen earlier next, so
+what is chosen is never worse than they are on validation. Each proposal is drawn from a seed of its own: resumed or
+not, the same trials come in the same order. Out of scope: what a model is (`candidates`), what is measured (`judge`).
 """
 
 import dataclasses
@@ -39,12 +39,16 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """What a search found for one model: its best trial, and all of them in order."""
+    """What a search found for one model: its best trial, and all of them in order.
+
+    `about`: the data, split, seed and whatever else the trials' values hang on.
+    """
 
     name: str
     objective: str
     best: Trial
     trials: tuple[Trial, ...]
+    about: Mapping[str, Any]
 
 
 def search(
@@ -69,10 +73,10 @@ def search(
     try:
         direction = "minimize" if objective == RMSE else "maximize"
         found = optuna.create_study(study_name=candidate.name, storage=kept, direction=direction, load_if_exists=True)
-        _require_same(found, dict(about) | {"objective": objective, "seed": seed}, study)
-        first = _first(candidate, trials)
+        searched_on = dict(about) | {"objective": objective, "seed": seed}
+        _require_same(found, searched_on, study)
+        first, every_point = _first(candidate, trials)
         _prepare(found, first, optuna)
-        every_point = len(first) > 1 or not candidate.space
         wanted, began = len(first) if every_point else trials, time.monotonic()
         with tqdm.tqdm(desc=f"tuning {candidate.name}", total=wanted, unit="trial", leave=False) as bar:
             while (done := len(_finished(found))) < wanted:
@@ -90,7 +94,7 @@ def search(
         raise UserError(f"Every setting of {candidate.name} failed. The last: {listed[-1].error}")
     sign = 1.0 if objective == RMSE else -1.0
     best = min(usable, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
-    return Tuned(candidate.name, objective, best, listed)
+    return Tuned(candidate.name, objective, best, listed, searched_on)
 
 
 def _try(study: Any, candidate: Candidate, judge: Judge, objective: str, optuna: Any) -> None:
@@ -147,21 +151,22 @@ def _prepare(study: Any, first: list[dict[str, Any]], optuna: Any) -> None:
             study.enqueue_trial(values)
 
 
-def _first(candidate: Candidate, trials: int) -> list[dict[str, Any]]:
-    """The defaults; in a space of few enough points all the others too."""
-    points: list[dict[str, Any]] = [_inside(candidate)]
+def _first(candidate: Candidate, trials: int) -> tuple[list[dict[str, Any]], bool]:
+    """The defaults and the earlier values, in a space of few enough points all the others too; whether it is one."""
+    given = [candidate.defaults] if candidate.earlier is None else [candidate.defaults, candidate.earlier]
+    points = [_inside(candidate.space, values) for values in given]
     lists = [allowed.values for allowed in candidate.space.values() if isinstance(allowed, OneOf)]
-    if len(lists) == len(candidate.space) and math.prod(map(len, lists)) <= trials:
-        every = (dict(zip(candidate.space, values, strict=True)) for values in itertools.product(*lists))
-        points += [values for values in every if values != points[0]]
-    return points
+    every_point = len(lists) == len(candidate.space) and math.prod(map(len, lists)) <= trials
+    if every_point:
+        points += [dict(zip(candidate.space, values, strict=True)) for values in itertools.product(*lists)]
+    return [point for number, point in enumerate(points) if point not in points[:number]], every_point
 
 
-def _inside(candidate: Candidate) -> dict[str, Any]:
-    """The defaults, moved to the nearest value that the space has."""
+def _inside(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, moved to the nearest ones that the space has."""
     moved = {}
-    for name, value in candidate.defaults.items():
-        allowed = candidate.space[name]
+    for name, value in values.items():
+        allowed = space[name]
         if isinstance(allowed, OneOf):
             moved[name] = value if value in allowed.values else allowed.values[0]
         else:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -14,7 +15,7 @@ from ltrec_jax.config import Config
 from ltrec_jax.data.dataset import Split
 from ltrec_jax.data.likes import positive_rating
 from ltrec_jax.evaluation.results import SUM
-from ltrec_jax.tuning.candidates import Candidate, candidates
+from ltrec_jax.tuning.candidates import Candidate, after, candidates
 from ltrec_jax.tuning.judge import CUTOFF, OVERALL, RANKED, RMSE, judge
 from ltrec_jax.tuning.search import Tuned, search
 
@@ -31,12 +32,15 @@ def tune(
     timeout: float | None = None,
     objective: str = "",
     texts: ItemTexts | None = None,
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Tuned]:
     """Search settings of each model on the split's validation part, with one budget for all; go on if `out` has some.
 
     `objective`: rmse, overall, warm, tail, cold (nDCG@20) or sum (of warm, tail and cold); "" is rmse for models that
-    predict ratings and sum for the others. `out` gets `study.db`, `trials.json`, and the best settings: baselines in
-    `baselines.toml`, each own model in a whole configuration of its own. The test part is never looked at.
+    predict ratings and sum for the others. `earlier`: by the name of a model, settings that were chosen before (of a
+    baseline, or a `Config`); a new search tries them right after the defaults. `out` gets `study.db`, `trials.json`,
+    and the best settings: baselines in `baselines.toml`, each own model in a whole configuration of its own. The test
+    part is never looked at.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -52,6 +56,8 @@ def tune(
     }
     found: dict[str, Tuned] = {}
     for candidate in wanted:
+        if earlier and candidate.name in earlier:
+            candidate = after(candidate, earlier[candidate.name])
         found[candidate.name] = search(
             candidate,
             judged,

@@ -82,6 +82,27 @@ def test_the_defaults_come_first_and_are_not_beaten_by_what_is_chosen(tuned):
         assert found.best.value == max(trial.value for trial in found.trials) >= found.trials[0].value
 
 
+def test_settings_chosen_earlier_come_next_and_are_not_beaten_either(split, small_config, tmp_path, tuned):
+    earlier = {
+        "itemknn": registry.find("itemknn").settings(neighbours=17, shrink=2.5),
+        "text-knn": registry.find("text-knn").settings(center=False),
+    }
+    found = tune(split, small_config, MODELS, tmp_path, trials=4, texts=texts(), earlier=earlier)
+    # A space of few points has them anyway, once each; other searches spend a trial of their budget.
+    assert {name: len(one.trials) for name, one in found.items()} == {"itemknn": 4, "text-knn": 2}
+    before = tuned[1]["itemknn"].trials
+    first, second = found["itemknn"].trials[:2]
+    assert (first.values, first.value) == (before[0].values, before[0].value)
+    assert second.values == {"neighbours": 17, "shrink": 2.5} != before[1].values
+    assert found["itemknn"].best.value >= second.value
+
+
+def test_what_was_searched_on_is_kept(split, tuned):
+    about = tuned[1]["itemknn"].about
+    assert (about["dataset"], about["objective"], about["seed"]) == (split.dataset.fingerprint, "sum", 0)
+    assert json.loads((tuned[0] / "trials.json").read_text())["itemknn"]["about"] == about
+
+
 def test_figures_are_those_of_the_report(split, tuned):
     chosen_on = validation_as_test(split)
     counts = popularity(chosen_on.train.item, chosen_on.dataset.num_items)
