@@ -231,6 +231,9 @@ class ScheduleConfig:
     batch_items: Annotated[int, Doc("texts per batch of it")] = 32
     learning_rate: Annotated[float, Doc("peak for the encoder")] = 5e-5
     head_learning_rate: Annotated[float, Doc("peak for the map beside the anchors' own")] = 5e-5
+    solve_again: Annotated[
+        bool, Doc("false (lists): users and warm items stay as first solved; what texts have learnt places cold ones")
+    ] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -399,6 +402,11 @@ def _check(config: Config) -> None:
             raise UserError(f"Setting bayes.{name} must be above 0, not 0.")
     if bayes.burn_in >= bayes.sweeps:
         raise UserError(f"Setting bayes.burn_in ({bayes.burn_in}) must be below bayes.sweeps ({bayes.sweeps}).")
+    if not schedule.solve_again and schedule.goal != "whole_data":
+        raise UserError(
+            "Setting schedule.solve_again = false is for lists, where a cold item has its vector from its text alone: "
+            f"set schedule.goal to whole_data, not {schedule.goal}, or leave it true."
+        )
     if 0 < train.propensity_clip < 1:
         raise UserError(f"Setting train.propensity_clip must be at least 1, or 0, not {train.propensity_clip}.")
     if train.propensity == "naive_bayes" and by_likes:
