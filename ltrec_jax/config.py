@@ -280,6 +280,9 @@ class ScheduleConfig:
     batch_items: Annotated[int, COUNT, Doc("texts per batch of it")] = 32
     learning_rate: Annotated[float, AMOUNT, Doc("peak for the encoder")] = 5e-5
     head_learning_rate: Annotated[float, AMOUNT, Doc("peak for the map beside the anchors' own")] = 5e-5
+    solve_again: Annotated[
+        bool, Doc("false (lists): users and warm items stay as first solved; what texts have learnt places cold ones")
+    ] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -416,6 +419,11 @@ def _check_texts(config: Config) -> None:
 def _check_solves(config: Config) -> None:
     schedule, whole_data, bayes = config.schedule, config.whole_data, config.bayes
     solves = schedule.steps != "gradient"
+    if not schedule.solve_again and schedule.goal != "whole_data":
+        raise UserError(
+            "Setting schedule.solve_again = false is for lists, where a cold item has its vector from its text alone: "
+            f"set schedule.goal to whole_data, not {schedule.goal}, or leave it true."
+        )
     if whole_data.lexical_share and not (solves and schedule.goal == "whole_data"):
         raise UserError(
             "Setting whole_data.lexical_share is read by solves for lists alone: set schedule.goal to whole_data and "

@@ -57,6 +57,7 @@ def test_every_setting_is_documented_and_stands_in_the_toml():
         ('[bayes]\nlexical_share = 0.2\nblocks = ["text"]', "bayes.blocks leaves out words"),
         ('[bayes]\nblocks = ["words"]', "set bayes.lexical_share above 0"),
         ("[whole_data]\nlexical_share = 0.2", "whole_data.lexical_share is read by solves for lists alone"),
+        ("[schedule]\nsolve_again = false", "schedule.solve_again = false is for lists"),
         (
             '[whole_data]\nlexical_share = 0.2\n[schedule]\ngoal = "whole_data"\nsteps = "gradient"',
             "whole_data.lexical_share is read by solves for lists alone",

@@ -13,8 +13,8 @@ Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis (Ba et al., 2016), float32 (`kept`: rounded
-    to bfloat16).
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis (Ba et al., 2016), float32 (`kept`:
+    rounded to bfloat16).
 
     Parameters `scale` and `bias` [E], as of `flax.linen.LayerNorm`. `fast`: the variance as E[x^2] - E[x]^2, one pass
     over x less and some of float32's digits.

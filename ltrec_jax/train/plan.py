@@ -147,7 +147,7 @@ def _stages(plan: Plan, problem: Problem, learning: Problem, again: Problem | No
     if any(phase.tokens_per_epoch for phase in plan.phases):
         above = (1 - below) if plan.cache_bytes else 1.0
         yield Stage(ENCODE_AGAIN, weights + vectors, above * whole_seconds)
-    if solving and plan.phases:
+    if solving and plan.phases and problem.config.schedule.solve_again:
         yield _solve(schedule.SECOND, problem)
     if again is not None:
         # With the encoder as it was loaded and as it is left; with the former alone where it did not learn.

@@ -1,8 +1,9 @@
 """Solve, fine-tune, solve: exact solves of the head around the learning of the encoder, as `[schedule]` says.
 
 Each solve takes text vectors and training events and gives finished vectors; between two of them the encoder learns,
-towards the solved item vectors or on rating pairs, and the texts are encoded anew. Out of scope: gradient training from
-start to end (`gradient`), the run directory (`fit`).
+towards the solved item vectors or on rating pairs, and the texts are encoded anew. Lists may do without the second one
+(`solve_again`): what the encoder learnt then moves cold items and later texts, and nothing else. Out of scope: gradient
+training from start to end (`gradient`), the run directory (`fit`).
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from ltrec_jax.train import gradient, item_phase, kept_solves, phases, stopping
 from ltrec_jax.train.checkpoint import Checkpoints
 from ltrec_jax.train.item_phase import ITEMS
 from ltrec_jax.train.problem import Problem
-from ltrec_jax.train.solves import Solved, distinct_likes, solve
+from ltrec_jax.train.solves import Solved, distinct_likes, solve, with_cold_items
 from ltrec_jax.types import MetricWriter, PyTree
 
 FIRST, SECOND = "solve", "solve again"
@@ -66,6 +67,8 @@ def run(
     else:
         params, features = _tune_on_pairs(problem, checkpoints, writer, trace)
         anchors = None
+    if not schedule.solve_again:
+        return Finished(with_cold_items(problem, first, features, anchors), params, features, first.vectors)
     second, after = _solve(problem, SECOND, schedule.epochs, features, anchors, place, writer)
     if before is not None and after is not None and after > WORSE * before:
         if processes.is_first():

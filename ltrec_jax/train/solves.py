@@ -53,6 +53,20 @@ def solve(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None = 
         return _likes(problem, features_IxE, anchors)
 
 
+def with_cold_items(
+    problem: Problem, solved: Solved, features_IxE: np.ndarray, anchors: Anchors | None = None
+) -> Solved:
+    """A solve for lists whose cold items are placed anew by these text vectors, and later texts with them.
+
+    Arguments as `solve`. Users, warm items and the prior stay, to the last bit.
+    """
+    settings = problem.config.whole_data
+    anchors = anchors or anchored_model.text_anchors(features_IxE, settings, problem.words_IxR)
+    items, projection = anchored_model.with_cold_items(anchors, solved.vectors.item_vectors, solved.counts, settings)
+    vectors = dataclasses.replace(solved.vectors, item_vectors=items)
+    return _of_lists(problem, vectors, solved.counts, anchors, projection, solved.prior)
+
+
 def dtype(problem: Problem) -> np.dtype:
     """What a solve computes in (`schedule.solve_precision`)."""
     return np.dtype(problem.config.schedule.solve_precision)
@@ -98,14 +112,28 @@ def _likes(problem: Problem, features_IxE: np.ndarray, anchors: Anchors | None) 
     )
     user_vectors, item_vectors = model.user_vectors.astype(np.float32), model.item_vectors.astype(np.float32)
     zeros_U, zeros_I = np.zeros(num_users, np.float32), np.zeros(num_items, np.float32)
-    projection_ExD, word_map_RxD = anchors.parts(model.projection)
+    vectors = Vectors(0.0, user_vectors, zeros_U, item_vectors, zeros_I, predicts_ratings=False)
+    counts_I = np.bincount(item, minlength=num_items)
+    return _of_lists(problem, vectors, counts_I, anchors, model.projection, model.prior)
+
+
+def _of_lists(
+    problem: Problem,
+    vectors: Vectors,
+    counts_I: np.ndarray,
+    anchors: Anchors,
+    projection: np.ndarray,
+    prior: UserPrior,
+) -> Solved:
+    """`projection` is what places later texts, [E + R, D]."""
+    projection_ExD, word_map_RxD = anchors.parts(projection)
     return Solved(
-        vectors=Vectors(0.0, user_vectors, zeros_U, item_vectors, zeros_I, predicts_ratings=False),
-        item_rows=item_vectors,
-        counts=np.bincount(item, minlength=num_items),
+        vectors=vectors,
+        item_rows=vectors.item_vectors,
+        counts=counts_I,
         anchors=anchors,
         head=_head(anchors.center_E, projection_ExD, np.zeros(len(anchors.center_E), np.float32), 0.0),
-        prior=model.prior,
+        prior=prior,
         words=_words(problem, word_map_RxD, np.zeros(len(word_map_RxD), np.float32)),
     )
 

@@ -94,6 +94,9 @@ def test_a_plan_counts_the_solves_of_a_refit_and_on_which_rows(small_split, smal
     plan = make_plan(small_split, dataclasses.replace(small_config, schedule=schedule, refit=True))
     names = [stage.name for stage in plan.stages if stage.solve]
     assert names == ["solve", "solve again", *["solve with validation rows"] * refits]
+    if goal == "whole_data":
+        kept = dataclasses.replace(small_config, schedule=dataclasses.replace(schedule, solve_again=False), refit=True)
+        assert [stage.name for stage in make_plan(small_split, kept).stages if stage.solve] == ["solve"]
     frozen = make_plan(
         small_split,
         dataclasses.replace(small_config, schedule=dataclasses.replace(schedule, epochs=0), refit=True),

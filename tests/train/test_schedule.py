@@ -9,7 +9,7 @@ import pytest
 
 from ltrec_jax import bundle as bundles
 from ltrec_jax.bundle import Bundle, load_vectors
-from ltrec_jax.config import BayesConfig, ScheduleConfig
+from ltrec_jax.config import BayesConfig, ScheduleConfig, WholeDataConfig
 from ltrec_jax.encoder.catalogue import encode_catalogue
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.model.head import Head
@@ -134,6 +134,58 @@ def test_the_whole_schedule_moves_the_encoder_and_repeats(small_split, small_con
     frozen = load_vectors(tmp_path / "one" / FROZEN_TEXT)
     assert not frozen.predicts_ratings
     assert frozen.item_vectors.shape == bundles[0].vectors.item_vectors.shape
+
+
+@pytest.mark.parametrize(
+    ("cold", "share"),
+    [("text_map", 0.0), ("ridge", 0.0), ("kernel_ridge", 0.0), pytest.param("text_map", 0.3, marks=pytest.mark.slow)],
+)
+def test_learnt_texts_place_cold_items_and_later_texts_and_move_nothing_else(small_split, small_config, cold, share):
+    whole = WholeDataConfig(alternations=1, cold=cold, lexical_share=share, lexical_rank=5)
+    problem = load_problem(small_split, dataclasses.replace(with_schedule(small_config), whole_data=whole))
+    first = solves.solve(problem, problem.features_IxE)
+    same = solves.with_cold_items(problem, first, problem.features_IxE, first.anchors)
+    np.testing.assert_allclose(same.vectors.item_vectors, first.vectors.item_vectors, atol=1e-5)
+    for name in first.head:
+        np.testing.assert_allclose(same.head[name], first.head[name], atol=1e-5)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=problem.features_IxE.shape).astype(np.float32)
+    learnt = first.anchors.with_encoder(features, first.anchors.encoder_map[::-1])
+    found = solves.with_cold_items(problem, first, features, learnt)
+    warm = first.counts > 0
+    assert not warm.all()
+    np.testing.assert_array_equal(found.vectors.user_vectors, first.vectors.user_vectors)
+    np.testing.assert_array_equal(found.vectors.item_vectors[warm], first.vectors.item_vectors[warm])
+    assert found.prior is first.prior
+    away = np.abs(found.vectors.item_vectors - first.vectors.item_vectors).max(axis=1)
+    assert (away[~warm] > 1e-3).all()
+    if cold != "kernel_ridge":  # whose items stand away from the projection
+        anchor, _ = Head(first.vectors.item_vectors.shape[1]).apply({"params": found.head}, features)
+        if share:
+            anchor += problem.words_IxR @ found.words.projection
+        np.testing.assert_allclose(found.vectors.item_vectors[~warm], anchor[~warm], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_without_a_second_solve_lists_of_warm_items_are_those_of_the_frozen_encoder(
+    small_split, small_config, tmp_path, monkeypatch
+):
+    config = with_schedule(small_config, trainable="top:1", epochs=2, solve_again=False)
+    solved = []
+    monkeypatch.setattr(schedule, "solve", lambda *given: solved.append(solves.solve(*given)) or solved[-1])
+    bundle = fit(small_split, config, tmp_path / "run")
+    assert len(solved) == 1
+    frozen, warm = load_vectors(tmp_path / "run" / FROZEN_TEXT), solved[0].counts > 0
+    users = np.arange(len(frozen.user_vectors))
+    np.testing.assert_array_equal(bundle.score(users)[:, warm], frozen.score(users)[:, warm])
+    # Cold items stand where the bundle's own encoder and head place their texts.
+    pooled = encode_catalogue(bundle.encoder, load_problem(small_split, config).tokens, progress=False)
+    anchor, _ = Head(bundle.vectors.item_vectors.shape[1]).apply({"params": bundle.head}, pooled)
+    np.testing.assert_allclose(bundle.vectors.item_vectors[~warm], anchor[~warm], atol=1e-4)
+    assert np.abs(bundle.vectors.item_vectors - frozen.item_vectors)[~warm].max() > 1e-3
+    resumed = fit(small_split, config, tmp_path / "run", resume=True)
+    assert len(solved) == 1
+    np.testing.assert_array_equal(resumed.vectors.item_vectors, bundle.vectors.item_vectors)
 
 
 @pytest.mark.slow
