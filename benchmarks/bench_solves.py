@@ -25,7 +25,10 @@ from ltrec_jax import parallel, storage
 WIDTH, TEXT_DIMS = 32, 20
 PER_USER, PER_ITEM = 50, 200
 PASSES = {2_000_000: 2, 500_000: 5, 0: 10}
-"""Of the longer run, by the least number of interactions; the shorter one has a single pass."""
+"""Of the longer run, by the least number of interactions; the shorter one has a single pass.
+
+A real Gibbs run merges its samples in chunks of ten sweeps, which costs each of them somewhat more than here.
+"""
 FULL, QUICK = (100_000, 1_000_000, 10_000_000), (2_000, 20_000, 200_000)
 
 

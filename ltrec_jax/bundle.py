@@ -28,9 +28,10 @@ from ltrec_jax.solve.fold_in import UserPrior
 from ltrec_jax.solve.user_features import UserFeatures
 from ltrec_jax.version import __version__
 
-FORMAT_VERSION = 3
-_READABLE = (2, FORMAT_VERSION)
-"""Format 2 has no features of users: whoever is folded in there is a user of average features."""
+FORMAT_VERSION = 4
+_READABLE = (2, 3, FORMAT_VERSION)
+"""Format 2 has no features of users: whoever is folded in there is a user of average features. Up to format 3 a prior
+of lists has no vector of newcomers: they start from 0."""
 _FEATURES = "features."
 _PRIOR, _WORDS = "prior.safetensors", "words.safetensors"
 _USER_TEXTS = "user_text_rows.npy"
@@ -153,7 +154,7 @@ class Bundle:
         if description.get("format_version") not in _READABLE:
             raise UserError(
                 f"{path} has bundle format {description.get('format_version')}; this version of ltrec_jax reads "
-                f"{' and '.join(map(str, _READABLE))}. Train again, or install the version that wrote it "
+                f"{', '.join(map(str, _READABLE))}. Train again, or install the version that wrote it "
                 f"({description.get('ltrec_jax')})."
             )
         _check_hashes(path, description["sha256"])

@@ -229,7 +229,7 @@ class WholeDataConfig:
     ] = 0.0
     lexical_rank: Annotated[int, COUNT, Doc("dimensions that words add to the vectors; fewer of few texts")] = 128
     neighbours: Annotated[int, COUNT, Doc("texts that a cold item takes from, with cold = neighbours")] = 30
-    temperature: Annotated[float, Doc("of the softmax over their cosines")] = 0.2
+    temperature: Annotated[float, POSITIVE, Doc("of the softmax over their cosines")] = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -419,10 +419,11 @@ def _check_texts(config: Config) -> None:
 def _check_solves(config: Config) -> None:
     schedule, whole_data, bayes = config.schedule, config.whole_data, config.bayes
     solves = schedule.steps != "gradient"
-    if not schedule.solve_again and schedule.goal != "whole_data":
+    if not schedule.solve_again and (schedule.goal, schedule.steps) != ("whole_data", "solve_tune_solve"):
         raise UserError(
-            "Setting schedule.solve_again = false is for lists, where a cold item has its vector from its text alone: "
-            f"set schedule.goal to whole_data, not {schedule.goal}, or leave it true."
+            "Setting schedule.solve_again = false is for lists, where a cold item has its vector from its text alone, "
+            "and for fine-tuning after a solve: set schedule.goal to whole_data and schedule.steps to "
+            f"solve_tune_solve, not {schedule.goal} and {schedule.steps}, or leave it true."
         )
     if whole_data.lexical_share and not (solves and schedule.goal == "whole_data"):
         raise UserError(

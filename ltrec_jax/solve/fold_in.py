@@ -179,8 +179,8 @@ def start(prior: UserPrior, ridge_events: int = 0) -> UserRow:
     """The prior as a row, to be given events one by one with `observe`.
 
     A whole-data prior's ridge grows with each event, which is no rank-one change: it is fixed here at that of
-    `ridge_events` events, and the row equals `fold_in` when it has taken so many. A prior that determines nothing (no
-    ridge, and no weight of unobserved pairs) is a `UserError`.
+    `ridge_events` events, and the row equals `fold_in` when it has taken so many (at least one). A prior that
+    determines nothing (no ridge, and no weight of unobserved pairs) is a `UserError`.
     """
     left = prior.precision + ridge_events * prior.ridge * np.eye(len(prior.mean))
     try:

@@ -45,7 +45,7 @@ class Finished:
 def run(
     problem: Problem, checkpoints: Path, writer: MetricWriter, *, trace: tuple[Path, int] | None = None
 ) -> Finished:
-    """The whole schedule on the problem's training part. Deterministic, and resumed from `checkpoints`, where both
+    """The whole schedule on the problem's training part. Deterministic, and resumed from `checkpoints`, where the
     solves around a fine-tuning are kept too.
 
     What a solve took, and its validation RMSE where it predicts ratings, are rows of the metrics; where fine-tuning

@@ -1,8 +1,9 @@
 """The budgeted search: the same number of trials, time and seed for every model, kept in SQLite so that it goes on.
 
-Optuna's tree-structured Parzen estimator proposes; the defaults are tried first and settings chosen earlier next, so
-what is chosen is never worse than they are on validation. Each proposal is drawn from a seed of its own: resumed or
-not, the same trials come in the same order. Out of scope: what a model is (`candidates`), what is measured (`judge`).
+Optuna's tree-structured Parzen estimator proposes; a new search of two trials and more tries the defaults first and
+settings chosen earlier next, so what is chosen is never worse than they are on validation. Each proposal is drawn from
+a seed of its own: resumed or not, the same trials come in the same order. Out of scope: what a model is (`candidates`),
+what is measured (`judge`).
 """
 
 import dataclasses
@@ -80,7 +81,8 @@ def search(
         wanted, began = len(first) if every_point else trials, time.monotonic()
         with tqdm.tqdm(desc=f"tuning {candidate.name}", total=wanted, unit="trial", leave=False) as bar:
             while (done := len(_finished(found))) < wanted:
-                if timeout is not None and done and time.monotonic() - began >= timeout:
+                # The settings that were chosen earlier are tried whatever it takes.
+                if timeout is not None and done >= min(len(first), wanted) and time.monotonic() - began >= timeout:
                     break
                 bar.update(done - bar.n)
                 found.sampler = optuna.samplers.TPESampler(n_startup_trials=_RANDOM_TRIALS, seed=seed * 100_003 + done)

@@ -294,17 +294,17 @@ def test_a_never_rated_item_stands_between_the_solve_and_its_text(rated):
     np.testing.assert_allclose(found[~cold], by_solve[~cold], atol=1e-6)
 
 
-def test_a_bundle_of_format_2_is_read_and_others_are_refused(solved, tmp_path):
+def test_a_bundle_of_an_earlier_format_is_read_and_others_are_refused(solved, tmp_path):
     out, bundle = solved
     shutil.copytree(out / "bundle", tmp_path / "bundle")
     about = tmp_path / "bundle" / "bundle.json"
     written = about.read_text()
-    about.write_text(written.replace('"format_version": 3', '"format_version": 2'))
+    about.write_text(written.replace('"format_version": 4', '"format_version": 2'))
     older = Bundle.load(tmp_path / "bundle")
     np.testing.assert_array_equal(older.vectors.user_vectors, bundle.vectors.user_vectors)
     assert older.prior.features is None
-    about.write_text(written.replace('"format_version": 3', '"format_version": 1'))
-    with pytest.raises(UserError, match="format 1; this version of ltrec_jax reads 2 and 3"):
+    about.write_text(written.replace('"format_version": 4', '"format_version": 1'))
+    with pytest.raises(UserError, match="format 1; this version of ltrec_jax reads 2, 3, 4"):
         Bundle.load(tmp_path / "bundle")
 
 
