@@ -1,25 +1,27 @@
-"""Search the settings of the baselines that `bench_quality` compares with, by `ltrec tune`'s own search, on validation.
+"""Search the settings of the models that `bench_quality` compares, by `ltrec tune`'s own search, on validation.
 
-Run once; the best settings are committed as `settings/DATASET.toml` and reused, with all trials beside them as
-`settings/DATASET-trials.json`. The defaults are tried first and the committed settings next, so that new ones are never
-worse than either on validation. A stopped search goes on.
+Run once; the best settings of the baselines are committed as `settings/DATASET.toml` and reused, with all trials beside
+them as `settings/DATASET-trials.json`. The defaults are tried first and the committed settings next, so that new ones
+are never worse than either on validation. A stopped search goes on. `whole-data` is our own solve, encoder frozen; its
+settings stand in `quality_top_n`, so that of its search only the trials are written.
 
     python benchmarks/tune_baselines.py --data movielens-100k --models itemknn,ease,ials --trials 20 --study runs/tune
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
 import quality_top_n
 from harness import code
-from quality import TUNED, item_texts_of
+from quality import ENCODER, TUNED, item_texts_of
 from rich.console import Console
 
 from ltrec_jax import storage
 from ltrec_jax.baselines import registry
-from ltrec_jax.config import Config, EvaluationConfig
+from ltrec_jax.config import Config, EncoderSection, EvaluationConfig
 from ltrec_jax.data import sources
 from ltrec_jax.errors import UserError
 from ltrec_jax.parallel import describe_hardware
@@ -38,14 +40,20 @@ def main() -> None:
     # Before anything is written: what this changes in the checkout is not what was measured.
     measured = {"hardware": describe_hardware(), "code": code()}
     split = quality_top_n.validation_split(options.data, seed=0)
-    likes_from = quality_top_n.PROTOCOLS[options.data].likes_from
+    protocol = quality_top_n.PROTOCOLS[options.data]
+    config = Config(
+        encoder=EncoderSection(ENCODER),
+        schedule=dataclasses.replace(protocol.schedule, steps="solve"),
+        whole_data=protocol.whole_data,
+        evaluation=EvaluationConfig(positive_rating=protocol.likes_from),
+    )
     texts = item_texts_of(sources.load(options.data))
     chosen, every_trial = TUNED / f"{options.data}.toml", TUNED / f"{options.data}-trials.json"
     # One after the other: a model that is done is written, whatever becomes of the next.
     for name in dict.fromkeys(options.models.split(",")):
         (tuned,) = tune(
             split,
-            Config(evaluation=EvaluationConfig(positive_rating=likes_from)),
+            config,
             [name],
             options.study / options.data,
             trials=options.trials,
@@ -55,9 +63,10 @@ def main() -> None:
             earlier=committed(chosen),
         ).values()
         # Read anew: another process may have searched another model meanwhile.
-        known = committed(chosen)
-        known[name] = registry.read_settings(options.study / options.data / "baselines.toml")[name]
-        storage.write_text(chosen, registry.settings_to_toml(dict(sorted(known.items()))))
+        if name in registry.BASELINES:
+            known = committed(chosen)
+            known[name] = registry.read_settings(options.study / options.data / "baselines.toml")[name]
+            storage.write_text(chosen, registry.settings_to_toml(dict(sorted(known.items()))))
         recorded = storage.read_json_object(every_trial) if every_trial.is_file() else {}
         recorded[name] = record(tuned) | measured
         storage.write_json(every_trial, dict(sorted(recorded.items())))
