@@ -240,6 +240,7 @@ def rank_correlation(folder: Path) -> float:
 def main() -> None:
     parser = arguments(str(__doc__).splitlines()[0], torch=True)
     parser.add_argument("--encoder", default=ENCODER, help="the encoder of both sides: a name or directory")
+    parser.add_argument("--rounds", type=int, help="processes of each measurement; default: 3 on a CPU, 1 on a GPU")
     given = parser.parse_args()
     if ran_task(given, TASKS):
         return
@@ -247,8 +248,8 @@ def main() -> None:
     if sizes is CPU:
         # Of this process, and so of all that it starts.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-    if given.quick:
-        sizes = dataclasses.replace(sizes, rounds=1, passes=1)
+    if given.rounds or given.quick:
+        sizes = dataclasses.replace(sizes, rounds=given.rounds or 1, passes=1 if given.quick else sizes.passes)
     with tempfile.TemporaryDirectory(prefix="bench-encode-") as name:
         folder = Path(name)
         about = write_texts(folder, given.encoder, given.quick, sizes.long_texts)

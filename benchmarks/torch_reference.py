@@ -112,11 +112,14 @@ def run(
                 place, repeats = folder / kind, batches if kind == "batch" else passes
                 works = whole_batch(place) if kind == "batch" else catalogue(place, sizes, order)
                 count = sum(len(chosen) for chosen, *_ in next(iter(works.values())))
-                seconds = {}
+                vectors, seconds = np.zeros(0), {}
                 for size, work in works.items():
-                    for _ in range(5 if kind == "batch" else 1):
-                        vectors = encode(model, work, count)
-                    seconds[size] = min(timed(functools.partial(encode, model, work, count), 1))
+                    # A GPU has to have seen every shape; on a CPU the first batch is enough.
+                    for _ in range(4 if kind == "batch" else 1):
+                        encode(model, work if device() == "cuda" else work[:1], count)
+                    began = time.perf_counter()
+                    vectors = encode(model, work, count)
+                    seconds[size] = time.perf_counter() - began
                 size = min(seconds, key=seconds.__getitem__)
                 if device() == "cuda":
                     torch.cuda.reset_peak_memory_stats()
