@@ -148,7 +148,7 @@ def test_a_bundle_of_another_format_and_no_bundle_are_refused(run, tmp_path):
     import shutil
 
     shutil.copytree(run[0] / "bundle", tmp_path / "bundle")
-    text = (tmp_path / "bundle" / "bundle.json").read_text().replace('"format_version": 3', '"format_version": 99')
+    text = (tmp_path / "bundle" / "bundle.json").read_text().replace('"format_version": 4', '"format_version": 99')
     (tmp_path / "bundle" / "bundle.json").write_text(text)
     with pytest.raises(UserError, match="format 99"):
         Bundle.load(tmp_path / "bundle")

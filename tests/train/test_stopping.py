@@ -67,6 +67,15 @@ def test_a_deferred_signal_waits_and_is_handed_out():
     assert done == ["SIGTERM", "SIGTERM"]
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as Python has it: a shell starts what runs in its background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_deferred_signal_that_nobody_honoured_is_not_lost():
     with pytest.raises(KeyboardInterrupt), stopping.deferred():
         signal.raise_signal(signal.SIGINT)
