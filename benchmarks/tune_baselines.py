@@ -1,9 +1,10 @@
 """Search the settings of the models that `bench_quality` compares, by `ltrec tune`'s own search, on validation.
 
 Run once; the best settings of the baselines are committed as `settings/DATASET.toml` and reused, with all trials beside
-them as `settings/DATASET-trials.json`. The defaults are tried first and the committed settings next, so that new ones
-are never worse than either on validation. A stopped search goes on. `whole-data` is our own solve, encoder frozen; its
-settings stand in `quality_top_n`, so that of its search only the trials are written.
+them as `settings/DATASET-trials.json`. A new search tries the defaults first and the committed settings next, so that
+those it finds are never worse than either on validation (with --trials of 2 and more). A stopped search goes on.
+`whole-data` is our own solve, encoder frozen; its settings stand in `quality_top_n`, so that of its search only the
+trials are written.
 
     python benchmarks/tune_baselines.py --data movielens-100k --models itemknn,ease,ials --trials 20 --study runs/tune
 """

@@ -35,7 +35,8 @@ def for_inference(policy: Policy) -> Policy:
     """The policy where nothing is differentiated: on an accelerator "bfloat16" becomes "bfloat16_kept".
 
     There passes over memory take as long as the products do. MiniLM, a million tokens in rows of 256, H200: 186 ms of
-    kernels with float32 between products, 170 ms in all without; the least cosine to float32 is .99997, with it .99998.
+    kernels with float32 between products, 170 ms in all without. The least cosine of 3,883 film titles to float32 is
+    .999974, with float32 between products .999985.
     """
     return "bfloat16_kept" if policy == "bfloat16" and jax.default_backend() != "cpu" else policy
 

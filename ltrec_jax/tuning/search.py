@@ -79,10 +79,11 @@ def search(
         first, every_point = _first(candidate, trials)
         _prepare(found, first, optuna)
         wanted, began = len(first) if every_point else trials, time.monotonic()
+        # The defaults and the settings that were chosen earlier are tried whatever it takes.
+        given = min(1 if candidate.earlier is None else 2, wanted)
         with tqdm.tqdm(desc=f"tuning {candidate.name}", total=wanted, unit="trial", leave=False) as bar:
             while (done := len(_finished(found))) < wanted:
-                # The settings that were chosen earlier are tried whatever it takes.
-                if timeout is not None and done >= min(len(first), wanted) and time.monotonic() - began >= timeout:
+                if timeout is not None and done >= given and time.monotonic() - began >= timeout:
                     break
                 bar.update(done - bar.n)
                 found.sampler = optuna.samplers.TPESampler(n_startup_trials=_RANDOM_TRIALS, seed=seed * 100_003 + done)

@@ -212,6 +212,17 @@ def test_time_is_a_budget_too(split, small_config, tmp_path):
     assert len(found["itemknn"].trials) == 1
 
 
+def test_settings_chosen_earlier_are_tried_even_when_time_is_up(split, small_config, tmp_path):
+    earlier = {"itemknn": registry.find("itemknn").settings(neighbours=17)}
+    found = tune(split, small_config, ("itemknn",), tmp_path, trials=50, timeout=0.0, texts=texts(), earlier=earlier)
+    assert [trial.values["neighbours"] for trial in found["itemknn"].trials][1:] == [17]
+
+
+def test_a_space_that_is_tried_whole_has_a_budget_of_time_too(split, small_config, tmp_path):
+    found = tune(split, small_config, ("text-knn",), tmp_path, trials=50, timeout=0.0, texts=texts())
+    assert len(found["text-knn"].trials) == 1
+
+
 def test_our_own_models_are_searched_the_same_way(split, small_config, tmp_path):
     found = tune(split, small_config, ("whole-data", "random"), tmp_path, trials=2, texts=texts())
     kept = configuration.from_toml((tmp_path / "whole-data.toml").read_text())
