@@ -11,19 +11,23 @@ import jax
 import jax.numpy as jnp
 
 from ltrec_jax.dropout import keep_mask
-from ltrec_jax.encoder import attention, dense
+from ltrec_jax.encoder import attention, dense, int8
 from ltrec_jax.encoder.config import EncoderConfig, activation_name
 from ltrec_jax.encoder.norm import LayerNorm
 from ltrec_jax.types import Array, PyTree
 
 
 class Dense(nn.Module):
-    """activation(x W + b) over the last axis; parameters `kernel` [I, O] and `bias` [O] (int8: see `inference`)."""
+    """activation(x W + b) over the last axis; parameters `kernel` [I, O] and `bias` [O] (int8: see `inference`).
+
+    `behind`: the activation that the input comes out of, if it does.
+    """
 
     inputs: int
     outputs: int
     policy: dense.Policy
     activation: str = "none"
+    behind: str = "none"
 
     def setup(self) -> None:
         shape = (self.inputs, self.outputs)
@@ -31,19 +35,24 @@ class Dense(nn.Module):
         if self.policy == "int8":
             self.kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.int8)
             self.kernel_scale = self.param("kernel_scale", nn.initializers.ones, (self.outputs,))
-            self.input_scale = self.param("input_scale", nn.initializers.ones, (self.inputs,))
+            self.kernel_sums = self.param("kernel_sums", nn.initializers.zeros, (self.outputs,), jnp.int32)
+            if self.behind == "none":
+                self.input_scale = self.param("input_scale", nn.initializers.ones, (self.inputs,))
         else:
             self.kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
 
-    def rounded(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """int8: the input as the product takes it, and its scales. Layers with one `input_scale` may share it."""
-        return dense.quantise(x.reshape(-1, self.inputs) * self.input_scale[None, :], axis=1)
+    def rounded(self, x: jax.Array) -> int8.Rounded:
+        """int8: the input as the product takes it. Layers with one `input_scale` may share it."""
+        x_NxI = x.reshape(-1, self.inputs)
+        if self.behind != "none":
+            return int8.round_activations(x_NxI, self.behind)
+        return int8.round_rows(x_NxI * self.input_scale[None, :])
 
-    def __call__(self, x: jax.Array, rounded: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, rounded: int8.Rounded | None = None) -> jax.Array:
         x_NxI = x.reshape(-1, self.inputs)
         if self.policy == "int8":
-            scaled = rounded or self.rounded(x)
-            y_NxO = dense.affine_int8(*scaled, self.kernel, self.kernel_scale, self.bias, self.activation)
+            kernel = int8.Kernel(self.kernel, self.kernel_scale, self.kernel_sums)
+            y_NxO = dense.affine_int8(rounded or self.rounded(x), kernel, self.bias, self.activation)
         elif self.policy == "bfloat16_kept":
             y_NxO = dense.affine_kept(x_NxI, self.kernel, self.bias, self.activation)
         else:
@@ -154,9 +163,11 @@ class Output(nn.Module):
     config: EncoderConfig
     inputs: int
     policy: dense.Policy
+    behind: str = "none"
 
     def setup(self) -> None:
-        self.dense = Dense(self.inputs, self.config.hidden_size, dense.outside_int8(self.policy))
+        policy = dense.behind(self.behind, self.policy)
+        self.dense = Dense(self.inputs, self.config.hidden_size, policy, behind=self.behind)
         self.LayerNorm = _layer_norm(self.config, self.policy)
         self.dropout = Dropout(self.config.hidden_dropout)
 
@@ -196,7 +207,7 @@ class Layer(nn.Module):
     def setup(self) -> None:
         self.attention = Attention(self.config, self.policy)
         self.intermediate = Intermediate(self.config, self.policy)
-        self.output = Output(self.config, self.config.intermediate_size, self.policy)
+        self.output = Output(self.config, self.config.intermediate_size, self.policy, activation_name(self.config))
 
     def __call__(self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, names: TokenNames | None) -> jax.Array:
         hidden = self.attention(hidden_RxLxE, mask_RxLxL, names)
