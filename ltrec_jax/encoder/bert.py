@@ -18,16 +18,12 @@ from ltrec_jax.types import Array, PyTree
 
 
 class Dense(nn.Module):
-    """activation(x W + b) over the last axis; parameters `kernel` [I, O] and `bias` [O] (int8: see `inference`).
-
-    `behind`: the activation that the input comes out of, if it does.
-    """
+    """activation(x W + b) over the last axis; parameters `kernel` [I, O] and `bias` [O] (int8: see `inference`)."""
 
     inputs: int
     outputs: int
     policy: dense.Policy
     activation: str = "none"
-    behind: str = "none"
 
     def setup(self) -> None:
         shape = (self.inputs, self.outputs)
@@ -36,17 +32,13 @@ class Dense(nn.Module):
             self.kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.int8)
             self.kernel_scale = self.param("kernel_scale", nn.initializers.ones, (self.outputs,))
             self.kernel_sums = self.param("kernel_sums", nn.initializers.zeros, (self.outputs,), jnp.int32)
-            if self.behind == "none":
-                self.input_scale = self.param("input_scale", nn.initializers.ones, (self.inputs,))
+            self.input_scale = self.param("input_scale", nn.initializers.ones, (self.inputs,))
         else:
             self.kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
 
     def rounded(self, x: jax.Array) -> int8.Rounded:
         """int8: the input as the product takes it. Layers with one `input_scale` may share it."""
-        x_NxI = x.reshape(-1, self.inputs)
-        if self.behind != "none":
-            return int8.round_activations(x_NxI, self.behind)
-        return int8.round_rows(x_NxI * self.input_scale[None, :])
+        return int8.round_rows(x.reshape(-1, self.inputs) * self.input_scale[None, :])
 
     def __call__(self, x: jax.Array, rounded: int8.Rounded | None = None) -> jax.Array:
         x_NxI = x.reshape(-1, self.inputs)
@@ -163,11 +155,9 @@ class Output(nn.Module):
     config: EncoderConfig
     inputs: int
     policy: dense.Policy
-    behind: str = "none"
 
     def setup(self) -> None:
-        policy = dense.behind(self.behind, self.policy)
-        self.dense = Dense(self.inputs, self.config.hidden_size, policy, behind=self.behind)
+        self.dense = Dense(self.inputs, self.config.hidden_size, dense.behind_others(self.policy))
         self.LayerNorm = _layer_norm(self.config, self.policy)
         self.dropout = Dropout(self.config.hidden_dropout)
 
@@ -207,7 +197,7 @@ class Layer(nn.Module):
     def setup(self) -> None:
         self.attention = Attention(self.config, self.policy)
         self.intermediate = Intermediate(self.config, self.policy)
-        self.output = Output(self.config, self.config.intermediate_size, self.policy, activation_name(self.config))
+        self.output = Output(self.config, self.config.intermediate_size, self.policy)
 
     def __call__(self, hidden_RxLxE: jax.Array, mask_RxLxL: jax.Array, names: TokenNames | None) -> jax.Array:
         hidden = self.attention(hidden_RxLxE, mask_RxLxL, names)

@@ -59,13 +59,14 @@ def finish(encoder: Encoder, pooled_KxE: jax.Array) -> jax.Array:
 class Runner:
     """An encoder on its devices. `rows`: lengths of rows that texts are packed into; `compiled`: shapes that ran.
 
-    `prompt_tokens`: how many of each text's first tokens are a prompt that is read and not pooled.
+    `prompt_tokens`: how many of each text's first tokens are a prompt that is read and not pooled. `tokens_per_call`:
+    None for what suits the device and the length of rows.
     """
 
     encoder: Encoder
     policy: dense.Policy
     rows: tuple[int, ...]
-    tokens_per_call: int
+    tokens_per_call: int | None
     spread: Parallel
     params: PyTree
     prompt_tokens: int = 0
@@ -111,7 +112,8 @@ class Runner:
 
     def _groups(self, tokens: TokenStore) -> Iterator[list[Call]]:
         """Calls of one shape, one per device. The last ones of a shape may be empty."""
-        packed = calls.packed_calls(tokens, self.rows, self.tokens_per_call, self.encoder.config.pad_token_id)
+        pad_id = self.encoder.config.pad_token_id
+        packed = calls.packed_calls(tokens, self.rows, self.policy, pad_id, self.tokens_per_call)
         for _, alike in itertools.groupby(packed, key=lambda call: call.shape):
             while group := list(itertools.islice(alike, self.spread.count)):
                 yield group + [group[0].emptied()] * (self.spread.count - len(group))
@@ -128,8 +130,7 @@ def make_runner(
     """Place an encoder on its devices (default: the first), its parameters prepared for inference by the policy."""
     spread = spread or parallel.choose("jit")
     params = spread.replicate(prepare(jax.tree.map(jnp.asarray, encoder.params), policy))
-    tokens = tokens_per_call or calls.default_tokens_per_call(policy)
-    return Runner(encoder, policy, rows, tokens, spread, params, prompt_tokens)
+    return Runner(encoder, policy, rows, tokens_per_call, spread, params, prompt_tokens)
 
 
 class Progress:

@@ -2,8 +2,9 @@
 
 A policy names the operands of the large products; accumulation, bias, activation and everything outside the product
 stay float32. "float32": float32 operands. "bfloat16": operands rounded to bfloat16, float32 result. "int8", for
-inference alone, behind a LayerNorm and on some CPUs behind the activation: as `int8` says; elsewhere as "bfloat16". "bfloat16_kept", which `for_inference` chooses and no setting names: as "bfloat16", and what
-lies between products is stored so too.
+inference alone, behind a LayerNorm and on some CPUs elsewhere too: as `int8` says; the rest as "bfloat16".
+"bfloat16_kept", which `for_inference` chooses and no setting names: as "bfloat16", and what lies between products is
+stored so too.
 
 Figures in comments: MiniLM's shapes (E=384, F=1536, 12 heads), 1,024 tokens, 2 cores with AMX, medians.
 """
@@ -51,14 +52,9 @@ def affine_kept(x_NxI: jax.Array, kernel_IxO: jax.Array, bias_O: jax.Array, acti
     return y_NxO if activation == "none" else function(y_NxO.astype(jnp.float32)).astype(dtype)
 
 
-def outside_int8(policy: Policy) -> Policy:
-    """The policy of products that int8 leaves to bfloat16: what attention gives them loses most order by rounding."""
-    return "bfloat16" if policy == "int8" else policy
-
-
-def behind(activation: str, policy: Policy) -> Policy:
-    """The policy of the product that follows this activation (or none)."""
-    return policy if activation != "none" and int8.rounds_activations() else outside_int8(policy)
+def behind_others(policy: Policy) -> Policy:
+    """The policy of products that follow no LayerNorm: bfloat16 for int8 where rounding them gains nothing."""
+    return "bfloat16" if policy == "int8" and not int8.everywhere() else policy
 
 
 def affine_int8(x: int8.Rounded, kernel: int8.Kernel, bias_O: jax.Array, activation: str = "none") -> jax.Array:

@@ -2,11 +2,12 @@
 
 Out of scope: which layers are rounded (`bert`), smoothing and the tree of rounded kernels (`inference`).
 
-Kernels are rounded once, symmetrically, per output channel; inputs per row as they come. An input is int8, or uint8
-with a zero point where the CPU multiplies only that fast: AVX-512 VNNI (Intel from 2019, AMD from 2022 on) has one
-instruction for unsigned times signed, and none for signed times signed. 512 x 384 times 384 x 1,536 on two cores of an
-AMD EPYC, medians: int8 x int8 230 G operations/s, uint8 x int8 430, at 1,024 rows 255 and 685 (bfloat16 393 and 390).
-CPUs with AMX and GPUs multiply int8 by int8, fast.
+Kernels are rounded once, symmetrically, per output channel; inputs per row as they come, in 255 steps between the least
+and the largest value of the row (a few channels of BERT's states are far out on one side: with as many steps below zero
+as above it, twice the order of similarities is lost). Where the CPU multiplies only unsigned by signed numbers fast,
+inputs are uint8, else int8. AVX-512 VNNI (Intel from 2019, AMD from 2022 on) has one instruction for the first and
+none for signed by signed: 1,024 x 384 times 384 x 1,536 on two cores of an AMD EPYC runs at 255 G operations/s for int8
+times int8, 685 for uint8 times int8, 390 in bfloat16. CPUs with AMX and GPUs multiply int8 by int8, fast.
 """
 
 import functools
@@ -22,17 +23,14 @@ from jax.extend.mlir.dialects import stablehlo
 from jax.interpreters import mlir
 
 _CPU_DESCRIPTION = Path("/proc/cpuinfo")
-# Below the least value of each activation, as `dense` computes it (GELU's least is -0.16997, its tanh form's -0.17004).
-_LEAST = {"gelu": -0.1701, "gelu_tanh": -0.1701, "relu": 0.0}
-_MIDDLE = 128.0
 
 
 class Rounded(NamedTuple):
-    """x = scale (values - zero): values uint8 or int8 [N, I], scale and zero float32 [N, 1]; no zero is 0."""
+    """x = scale (values - zero): values uint8 or int8 [N, I], scale and zero float32 [N, 1], zero a whole number."""
 
     values_NxI: jax.Array
     scale_Nx1: jax.Array
-    zero_Nx1: jax.Array | None = None
+    zero_Nx1: jax.Array
 
 
 class Kernel(NamedTuple):
@@ -57,11 +55,11 @@ def unsigned() -> bool:
     return jax.default_backend() == "cpu" and _unsigned_is_fast()
 
 
-def rounds_activations() -> bool:
-    """Whether a product behind an activation is worth rounding, where the largest value of each row must be known.
+def everywhere() -> bool:
+    """Whether products that do not follow a LayerNorm are worth rounding too.
 
-    With AMX that pass over 1,536 columns costs what the faster product saves (1.65 ms in bfloat16, 0.81 and 0.87 in
-    int8; 2,048 tokens). Unsigned numbers lose less there as well: an activation's least value is their zero.
+    The least and the largest value of each row must be known before it is. With AMX that pass over the 1,536 columns
+    behind an activation costs what the faster product saves (1.65 ms in bfloat16, 0.81 and 0.87 in int8; 2,048 tokens).
     """
     return unsigned()
 
@@ -74,30 +72,30 @@ def round_kernel(kernel_IxO: jax.Array) -> Kernel:
 
 
 def round_rows(x_NxI: jax.Array) -> Rounded:
-    """One symmetric scale per row; zeros stay zeros."""
-    scale_Nx1 = jnp.abs(x_NxI).max(axis=1, keepdims=True) / 127.0
-    steps_NxI = jnp.round(x_NxI / _not_zero(scale_Nx1))
-    if not unsigned():
-        return Rounded(steps_NxI.astype(jnp.int8), scale_Nx1)
-    return Rounded((steps_NxI + _MIDDLE).astype(jnp.uint8), scale_Nx1, jnp.full_like(scale_Nx1, _MIDDLE))
-
-
-def round_activations(x_NxI: jax.Array, activation: str) -> Rounded:
-    """Rows of this activation's values (see `rounds_activations`): from its least one to the row's largest, in 255 steps."""
-    least = _LEAST[activation]
-    scale_Nx1 = _not_zero((x_NxI.max(axis=1, keepdims=True) - least) / 255.0)
-    return Rounded(jnp.round((x_NxI - least) / scale_Nx1).astype(jnp.uint8), scale_Nx1, -least / scale_Nx1)
+    """One scale and one zero point per row; zeros stay zeros."""
+    least_Nx1 = jnp.minimum(x_NxI.min(axis=1, keepdims=True), 0.0)
+    largest_Nx1 = jnp.maximum(x_NxI.max(axis=1, keepdims=True), 0.0)
+    scale_Nx1 = _not_zero((largest_Nx1 - least_Nx1) / 255.0)
+    lowest, dtype = (0, jnp.uint8) if unsigned() else (-128, jnp.int8)
+    zero_Nx1 = lowest - jnp.round(least_Nx1 / scale_Nx1)
+    # Both ends may round away from each other.
+    values_NxI = jnp.minimum(jnp.round(x_NxI / scale_Nx1) + zero_Nx1, lowest + 255)
+    return Rounded(values_NxI.astype(dtype), scale_Nx1, zero_Nx1)
 
 
 def product(x: Rounded, kernel: Kernel) -> jax.Array:
-    """x W, float32 [N, O]: int32 sums of what is rounded. No gradient."""
-    if x.values_NxI.dtype == jnp.uint8:
-        sums_NxO = _unsigned_times_signed.bind(x.values_NxI, kernel.values_IxO).astype(jnp.float32)
-    else:
-        sums_NxO = jax.lax.dot(x.values_NxI, kernel.values_IxO, preferred_element_type=jnp.int32).astype(jnp.float32)
-    if x.zero_Nx1 is not None:
-        sums_NxO = sums_NxO - x.zero_Nx1 * kernel.sums_O[None, :].astype(jnp.float32)
+    """x W, float32 [N, O]. No gradient."""
+    sums_NxO = sums(x.values_NxI, kernel.values_IxO).astype(jnp.float32)
+    sums_NxO = sums_NxO - x.zero_Nx1 * kernel.sums_O[None, :].astype(jnp.float32)
     return sums_NxO * x.scale_Nx1 * kernel.scale_O[None, :]
+
+
+def sums(values_NxI: jax.Array, values_IxO: jax.Array) -> jax.Array:
+    """The product of uint8 or int8 by int8, int32 [N, O]."""
+    if values_NxI.dtype == jnp.uint8:
+        unsigned_NxO: jax.Array = _unsigned_times_signed.bind(values_NxI, values_IxO)
+        return unsigned_NxO
+    return jax.lax.dot(values_NxI, values_IxO, preferred_element_type=jnp.int32)
 
 
 def _not_zero(scale: jax.Array) -> jax.Array:
@@ -120,3 +118,4 @@ def _lowered(context: Any, left: ir.Value, right: ir.Value) -> list[ir.Value]:
 
 
 mlir.register_lowering(_unsigned_times_signed, _lowered, platform="cpu")
+_unsigned_times_signed.def_impl(jax.jit(_unsigned_times_signed.bind))

@@ -190,8 +190,7 @@ def _compute(path: Path, encoder: Encoder, texts: TokenStore, layers: int, preci
 
 
 def _calls(tokens: TokenStore, encoder: Encoder, precision: Precision) -> Iterator[Call]:
-    rows, size = calls.row_lengths(tokens.lengths), calls.default_tokens_per_call(precision)
-    return calls.packed_calls(tokens, rows, size, encoder.config.pad_token_id)
+    return calls.packed_calls(tokens, calls.row_lengths(tokens.lengths), precision, encoder.config.pad_token_id)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ltrec_jax.encoder import dense
-from ltrec_jax.encoder.attention import attention, attention_with_dropout, segment_mask
+from ltrec_jax.encoder.attention import _blocks, attention, attention_with_dropout, segment_mask
 from ltrec_jax.encoder.bert import Bert
 from ltrec_jax.errors import UserError
 
@@ -166,3 +166,21 @@ def test_every_policy_gives_the_weighted_mean_of_a_segments_values():
         np.testing.assert_allclose(in_training, wanted, atol=tolerance)
         # A weighted mean: what one adds to all values of a segment, one adds to its result.
         np.testing.assert_allclose(gradient_of(jnp.ones_like(value))[0].sum(), value.size, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [256, 257, 288, 351, 512])
+def test_long_rows_are_attended_to_in_blocks_of_keys(length: int) -> None:
+    """The blocks have each key once; the result is that of the whole row, whichever has a query's largest score."""
+    blocks = _blocks(length)
+    assert [key for block in blocks for key in range(length)[block]] == list(range(length))
+    assert len(blocks) == 1 or max(len(range(length)[block]) for block in blocks) <= 192
+    assert (len(blocks) == 1) == (length <= 256)
+    generator = np.random.default_rng(length)
+    query, key, value = (jnp.asarray(generator.normal(size=(2, length, 2, 8)), jnp.float32) for _ in range(3))
+    segments = jnp.asarray(np.sort(generator.integers(0, 4, (2, length))))
+    mask = segment_mask(segments)
+    # Scores so far apart that one block's weights are nothing beside another's; bfloat16 would round those too far.
+    for policy, apart, tolerance in (("float32", 30.0, 2e-5), ("bfloat16", 1.0, 3e-2)):
+        expected = jax.nn.dot_product_attention(apart * query, key, value, mask=mask[:, None])
+        found = attention(apart * query, key, value, mask, policy)
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)

@@ -65,7 +65,7 @@ def test_packed_calls_hold_every_text_that_has_tokens():
     lengths = [3, 0, 48, 7, 60, 1, 64, 20]
     tokens = TokenStore(np.arange(sum(lengths), dtype=np.int32) + 5, np.cumsum([0, *lengths]))
     found, shapes = {}, set()
-    for call in calls.packed_calls(tokens, (48, 64), 100, 0):
+    for call in calls.packed_calls(tokens, (48, 64), "float32", 0, 100):
         shapes.add(call.shape)
         for place, text in enumerate(call.texts.tolist()):
             inside = call.slot == place

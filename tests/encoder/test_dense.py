@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from ltrec_jax.encoder import attention, dense
+from ltrec_jax.encoder import attention, dense, int8
 
 SHAPES = [(5, 16, 40), (5, 40, 16), (1, 8, 8), (64, 3, 1), (7, 1, 5)]
 
@@ -180,13 +180,10 @@ def test_the_near_gelu_is_for_rounded_products_without_gradient() -> None:
 @pytest.mark.parametrize("activation", ["none", "gelu"])
 def test_int8_is_near_and_keeps_zeros(activation: str) -> None:
     x, kernel, bias = normal(9, 64).at[4].set(0.0), normal(64, 32).at[:, 5].set(0.0), normal(32)
-    rounded, scale = dense.quantise(kernel, axis=0)
-    assert rounded.dtype == jnp.int8
-    np.testing.assert_allclose(rounded * scale, kernel, atol=float(scale.max()) / 2 + 1e-6)
-    found = dense.affine_int8(*dense.quantise(x, axis=1), rounded, scale[0], bias, activation)
+    found = dense.affine_int8(int8.round_rows(x), int8.round_kernel(kernel), bias, activation)
     expected = plain(x, kernel, bias, activation)
     assert found.dtype == jnp.float32
-    # Two roundings to 1/127 of the largest of 64 numbers each, summed over 64 of them.
+    # Roundings to 1/127 and 1/255 of what 64 numbers span, summed over 64 of them.
     np.testing.assert_allclose(found, expected, atol=0.5)
     near = 1e-4 if activation == "gelu" else 1e-6
     np.testing.assert_allclose(found[4], expected[4], rtol=1e-6, atol=near)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ltrec_jax.encoder import dense, inference
+from ltrec_jax.encoder import dense, inference, int8
 from ltrec_jax.encoder.bert import Bert
 from ltrec_jax.encoder.inference import prepare
 
@@ -29,14 +29,21 @@ def test_prepared_parameters_give_the_same(tiny_bert: Any, policy: dense.Policy)
     assert prepared["embeddings"]["word_embeddings"]["embedding"].dtype == jnp.float32
 
 
-def test_int8_stays_near_float32(torch_stored: Any) -> None:
+@pytest.fixture(params=[False, True], ids=["signed", "unsigned"])
+def unsigned(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both kinds of CPU, whichever this one is."""
+    monkeypatch.setattr(int8, "unsigned", lambda: request.param)
+    return bool(request.param)
+
+
+def test_int8_stays_near_float32(torch_stored: Any, unsigned: bool) -> None:
     exact = run(torch_stored, torch_stored.encoder.params, "float32")
     rounded = run(torch_stored, prepare(torch_stored.encoder.params, "int8"), "int8")
     cosine = (exact * rounded).sum(-1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(rounded, axis=-1)
     assert cosine.min() > 0.998
 
 
-def test_int8_tree_is_the_one_the_module_declares(torch_stored: Any) -> None:
+def test_int8_tree_is_the_one_the_module_declares(torch_stored: Any, unsigned: bool) -> None:
     bert = Bert(torch_stored.encoder.config, "int8")
     declared = jax.eval_shape(lambda: bert.init(jax.random.key(0), torch_stored.ids, torch_stored.mask)["params"])
     prepared = prepare(torch_stored.encoder.params, "int8")
@@ -47,12 +54,12 @@ def test_int8_tree_is_the_one_the_module_declares(torch_stored: Any) -> None:
         assert ours.dtype in (theirs.dtype, jnp.bfloat16 if theirs.dtype == jnp.float32 else None)
 
 
-def test_int8_is_for_what_follows_a_layer_norm(tiny_bert: Any) -> None:
+def test_int8_is_for_what_follows_a_layer_norm_and_for_all_where_it_is_unsigned(tiny_bert: Any, unsigned: bool) -> None:
     layer = prepare(jax.tree.map(jnp.asarray, tiny_bert.encoder.params), "int8")["encoder"]["layer"]["1"]
     projections = layer["attention"]["self"]
     assert {p["kernel"].dtype for p in (*projections.values(), layer["intermediate"]["dense"])} == {jnp.dtype("int8")}
-    assert layer["output"]["dense"]["kernel"].dtype == jnp.bfloat16
-    assert layer["attention"]["output"]["dense"]["kernel"].dtype == jnp.bfloat16
+    for other in (layer["output"]["dense"], layer["attention"]["output"]["dense"]):
+        assert other["kernel"].dtype == (jnp.int8 if unsigned else jnp.bfloat16)
     for part in ("key", "value"):
         np.testing.assert_array_equal(projections[part]["input_scale"], projections["query"]["input_scale"])
 
@@ -69,8 +76,9 @@ def test_smoothing_takes_up_a_channel_that_dwarfs_the_others(tiny_bert: Any, mon
     def error() -> float:
         entering = GENERATOR.normal(size=(64, 16)).astype(np.float32) * norm["scale"][None] + norm["bias"][None]
         layer = prepare(params, "int8")["encoder"]["layer"]["0"]["intermediate"]["dense"]
-        scaled = dense.quantise(entering * layer["input_scale"][None], axis=1)
-        rounded = dense.affine_int8(*scaled, layer["kernel"], layer["kernel_scale"], layer["bias"])
+        kernel = int8.Kernel(layer["kernel"], layer["kernel_scale"], layer["kernel_sums"])
+        scaled = int8.round_rows(entering * layer["input_scale"][None])
+        rounded = dense.affine_int8(scaled, kernel, layer["bias"])
         exact = dense.affine(entering, following["kernel"], following["bias"], "float32")
         return float(jnp.abs(rounded - exact).mean() / jnp.abs(exact).mean())
 

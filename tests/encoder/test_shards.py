@@ -151,7 +151,7 @@ def test_a_run_goes_on_on_a_device_of_another_default(
     expected = np.array(encode(encoder, tmp_path / "whole").vectors)
     every = list(written)
     stopped_after(4, encoder, tmp_path / "out", monkeypatch)
-    monkeypatch.setattr(calls, "default_tokens_per_call", lambda policy: 64)
+    monkeypatch.setattr(calls, "default_tokens_per_call", lambda policy, row_length: 64)
     del written[:]
     made = encode(encoder, tmp_path / "out")
     assert written == every[4:]
