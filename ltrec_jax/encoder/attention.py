@@ -27,7 +27,7 @@ _ROW_MAJOR = Layout((0, 1, 2, 3))
 # 38.7 ms instead of 41.9, of 128 32.5 and 33.4, of 64 28.3 both, of 48 26.9 and 26.1.
 _ROUNDED_FROM = 64
 # Longer rows are attended to in blocks of keys. Two rows of 288 and 352 tokens on one core of an AMD EPYC take 13.8 and
-# 21.5 ms at once (XLA's fused kernel gets and gives back megabytes of memory), 3.9 and 6.0 in blocks; the encoder, of
+# 21.5 ms at once (XLA's fused kernel gets and gives back megabytes of memory), 4.1 and 6.4 in blocks; the encoder, of
 # two rows per call on both cores, goes from 9.6 to 12.6 thousand tokens/s at 288, from 9.8 to 11.2 at 352 (bfloat16),
 # from 7.4 to 7.7 and 7.0 to 7.5 (float32). Rows of 256 gain nothing.
 _WHOLE_ROW, _KEYS_OF_LONG_ROWS = 256, 192

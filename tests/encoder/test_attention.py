@@ -168,7 +168,7 @@ def test_every_policy_gives_the_weighted_mean_of_a_segments_values():
         np.testing.assert_allclose(gradient_of(jnp.ones_like(value))[0].sum(), value.size, rtol=1e-5)
 
 
-@pytest.mark.parametrize("length", [256, 257, 288, 351, 512])
+@pytest.mark.parametrize("length", [256, 257, 351])
 def test_long_rows_are_attended_to_in_blocks_of_keys(length: int) -> None:
     """The blocks have each key once; the result is that of the whole row, whichever has a query's largest score."""
     blocks = _blocks(length)
