@@ -44,7 +44,7 @@ class Encode:
         tyro.conf.arg(help="goes before each text: 'query: ', or the name of one of the encoder's; '' for none at all"),
     ] = None
     tokens_per_call: Annotated[
-        int | None, tyro.conf.arg(help="per device; default: 512 or 1024 on a CPU, by precision, 32768 elsewhere")
+        int | None, tyro.conf.arg(help="per device; default: 512 to 1024 on a CPU, two rows at least; 32768 elsewhere")
     ] = None
     attention: Annotated[Literal["xla", "cudnn"], tyro.conf.arg(help="on a GPU; cudnn needs bfloat16")] = "xla"
     replace: Annotated[bool, tyro.conf.arg(help="replace an --out made by other settings")] = False
