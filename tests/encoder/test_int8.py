@@ -66,13 +66,14 @@ def test_the_product_is_that_of_the_rounded_numbers(unsigned: bool) -> None:
     assert not np.asarray(found)[:, 5].any()
 
 
-def test_unsigned_times_signed_is_exact_at_the_ends_of_both() -> None:
-    """AVX2's instruction for it saturates at 16 bits between the steps; what runs here must not."""
-    left = jnp.asarray(GENERATOR.choice([0, 1, 254, 255], size=(17, 1536)), jnp.uint8)
-    right = jnp.asarray(GENERATOR.choice([-127, -1, 1, 127], size=(1536, 48)), jnp.int8)
-    one, zero = jnp.ones((17, 1)), jnp.zeros((17, 1))
-    found = int8.product(int8.Rounded(left, one, zero), int8.Kernel(right, jnp.ones(48), right.sum(0, dtype=jnp.int32)))
-    np.testing.assert_array_equal(found, (np.asarray(left, np.int64) @ np.asarray(right, np.int64)).astype(np.float32))
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(17, 1536, 48), (1, 384, 384), (7, 2000, 1), (2, 4, 4)])
+def test_unsigned_times_signed_is_exact_at_the_ends_of_both(rows: int, inputs: int, outputs: int) -> None:
+    """AVX2's instruction for it saturates at 16 bits between the steps; what runs here must not, at any shape."""
+    left = jnp.asarray(GENERATOR.choice([0, 1, 254, 255], size=(rows, inputs)), jnp.uint8)
+    right = jnp.asarray(GENERATOR.choice([-127, -1, 1, 127], size=(inputs, outputs)), jnp.int8)
+    found = int8.sums(left, right)
+    assert found.dtype == jnp.int32
+    np.testing.assert_array_equal(found, np.asarray(left, np.int64) @ np.asarray(right, np.int64))
 
 
 def test_a_kernel_is_rounded_by_column() -> None:
