@@ -2,12 +2,13 @@
 
 Out of scope: which layers are rounded (`bert`), smoothing and the tree of rounded kernels (`inference`).
 
-Kernels are rounded once, symmetrically, per output channel; inputs per row as they come, in 255 steps between the least
-and the largest value of the row: a few channels of BERT's states are far out on one side. With as many steps below zero
-as above it the rank correlation of similarities of film titles with float32 falls from .9977 to .9955. Where the CPU multiplies only unsigned by signed numbers fast,
-inputs are uint8, else int8. AVX-512 VNNI (Intel from 2019, AMD from 2022 on) has one instruction for the first and
-none for signed by signed: 1,024 x 384 times 384 x 1,536 on two cores of an AMD EPYC runs at 255 G operations/s for int8
-times int8, 685 for uint8 times int8, 390 in bfloat16. CPUs with AMX and GPUs multiply int8 by int8, fast.
+Kernels are rounded once, symmetrically, per output channel; inputs per row as they come, in 255 steps between the
+least and the largest value of the row: a few channels of BERT's states are far out on one side. With as many steps
+below zero as above it the rank correlation of similarities of film titles with float32 falls from .9977 to .9955.
+Where the CPU multiplies only unsigned by signed numbers fast, inputs are uint8, else int8. AVX-512 VNNI (Intel from
+2019, AMD from 2022 on) has one instruction for the first and none for signed by signed: 1,024 x 384 times 384 x 1,536
+on two cores of an AMD EPYC runs at 255 G operations/s for int8 times int8, 685 for uint8 times int8, 390 in bfloat16.
+CPUs with AMX and GPUs multiply int8 by int8, fast.
 """
 
 import functools
