@@ -77,3 +77,18 @@ def test_packed_calls_hold_every_text_that_has_tokens():
         assert call.emptied().shape == call.shape
     assert found == {text: tokens.row(text).tolist() for text in range(len(tokens)) if lengths[text]}
     assert shapes == {(2, 48, 32), (1, 64, 32)}
+
+
+def test_row_lengths_hold_every_text_and_pay_for_themselves():
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 400, 5_000)
+    rows = calls.row_lengths(lengths)
+    assert list(rows) == sorted(set(rows))
+    assert rows[-1] >= lengths.max()
+    # Few texts: one program for all.
+    assert len(calls.row_lengths(lengths[:5])) == 1
+    # Many of them: each stands in a row that is little longer than itself.
+    many = np.tile(lengths, 20)
+    of_text = np.asarray(calls.row_lengths(many))
+    assert (of_text[np.searchsorted(of_text, many)] - np.maximum(many, 48)).max() < 32
+    assert calls.row_lengths(np.zeros(3, int)) == ()
