@@ -65,6 +65,11 @@ def everywhere() -> bool:
     return unsigned()
 
 
+def describe() -> str:
+    """What is rounded here, and how: vectors agree where this does, up to the order of sums."""
+    return f"{'all' if everywhere() else 'some'} products, {'unsigned' if unsigned() else 'signed'} inputs"
+
+
 def round_kernel(kernel_IxO: jax.Array) -> Kernel:
     """One symmetric scale per column; zeros stay zeros."""
     scale_1xO = jnp.abs(kernel_IxO).max(axis=0, keepdims=True) / 127.0

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ltrec_jax import parallel, storage
 from ltrec_jax.data.dataset import Dataset
-from ltrec_jax.encoder import calls, catalogue, dense
+from ltrec_jax.encoder import calls, catalogue, dense, int8
 from ltrec_jax.encoder.weights import Encoder
 from ltrec_jax.errors import UserError
 from ltrec_jax.parallel import Parallel
@@ -90,7 +90,7 @@ def encode_to_disk(
     Run again after a kill, it keeps the shards whose content has the recorded hash and makes the others: the result
     is the same, on other devices up to rounding. `max_length` counts tokens (default: what the encoder was made for).
     `prompt` goes before each text, and is left out of the pooling where the encoder says so. A directory made by other
-    settings is a `UserError` unless `replace`.
+    settings, or begun in int8 on a processor that rounds otherwise, is a `UserError` unless `replace`.
     """
     out, source = Path(out), corpus.of(texts).with_prefix(prompt)
     tokenizer = load_tokenizer(encoder.directory, encoder.config.vocab_size)
@@ -116,7 +116,8 @@ def encode_to_disk(
             return open_encoded(out)
         manifest |= {"names": {"encoder": encoder.name, "texts": source.name}}
         store = _tokens(out, source, tokenizer, length, manifest)
-        job = _plan(store, shard_tokens)
+        job = _plan(store, shard_tokens, manifest)
+        _note_shards(out, job, policy, manifest)
         unpooled = 0 if encoder.prompt_pooled else _prompt_tokens(prompt, tokenizer, length)
         runner = catalogue.make_runner(
             encoder, policy, job.rows, tokens_per_call, spread or parallel.choose(), unpooled
@@ -142,11 +143,12 @@ class _Plan:
             yield f"{number:06d}.npy", self.order[start:end]
 
 
-def _plan(store: TokenStore, shard_tokens: int) -> _Plan:
+def _plan(store: TokenStore, shard_tokens: int, manifest: Mapping[str, Any]) -> _Plan:
     """Shards of texts that share a row length, in their own order: mixed lengths pack tightly, sorted ones do not."""
     first, inverse = distinct_texts(store)
     lengths = store.lengths[first]
-    rows = calls.row_lengths(lengths)
+    # Those of the device that made the first shards: which texts a shard holds hangs on them.
+    rows = tuple(manifest.get("rows") or calls.row_lengths(lengths))
     row_of = np.searchsorted(rows, lengths).astype(np.int16)
     # Texts without tokens are in no shard: their vectors are zero.
     order = np.argsort(row_of, kind="stable")
@@ -155,6 +157,21 @@ def _plan(store: TokenStore, shard_tokens: int) -> _Plan:
     starts = np.ones(len(order), bool)
     starts[1:] = (np.diff(row_of[order]) > 0) | (np.diff(tokens_before // shard_tokens) > 0)
     return _Plan(first, inverse, rows, order, [*np.flatnonzero(starts).tolist(), len(order)])
+
+
+def _note_shards(out: Path, plan: _Plan, policy: dense.Policy, manifest: dict[str, Any]) -> None:
+    """Record by what the shards are made; those that were made by something else go, or are a `UserError`."""
+    here = {"rows": list(plan.rows), "rounding": int8.describe() if policy == "int8" else None}
+    there = {name: manifest.get(name) for name in here}
+    if there == here:
+        return
+    if there["rows"] and manifest["shards"]:
+        raise UserError(
+            f"{out} was begun on a processor that rounds int8 otherwise ({there['rounding']} there, "
+            f"{here['rounding']} here), and its vectors would be of two kinds. Finish it there, or --replace."
+        )
+    manifest |= here | {"shards": {}}
+    storage.write_json(out / MANIFEST, manifest)
 
 
 def _checked_length(asked: int | None, encoder: Encoder) -> int:
@@ -198,7 +215,8 @@ def _open_manifest(out: Path, settings: dict[str, Any], replace: bool) -> dict[s
         raise UserError(f"{out} exists and holds something else than vectors. Choose another place.")
     for draft in drafts:
         draft.unlink()
-    manifest = {"version": __version__, "settings": settings, "tokens": None, "shards": {}, "finished": None}
+    nothing = dict.fromkeys(("tokens", "rows", "rounding", "finished"))
+    manifest = {"version": __version__, "settings": settings, "shards": {}} | nothing
     storage.write_json(path, manifest)
     return manifest
 
@@ -230,7 +248,7 @@ def _tokens(out: Path, source: Corpus, tokenizer: Tokenizer, length: int, manife
         store = open_store(place)
     digest = storage.content_hash(storage.read_json(place / "store.json")["sha256"])
     if manifest["tokens"] != digest:
-        manifest |= {"tokens": digest, "shards": {}}
+        manifest |= {"tokens": digest, "rows": None, "shards": {}}
         storage.write_json(out / MANIFEST, manifest)
     return store
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ltrec_jax import parallel, storage
-from ltrec_jax.encoder import calls, shards
+from ltrec_jax.encoder import calls, int8, shards
 from ltrec_jax.encoder.catalogue import encode_catalogue
 from ltrec_jax.encoder.shards import encode_to_disk, open_encoded
 from ltrec_jax.encoder.weights import Encoder, load_encoder
@@ -113,7 +113,7 @@ def test_a_damaged_result_is_made_again(encoder: Encoder, tmp_path: Path) -> Non
     np.testing.assert_array_equal(encode(encoder, tmp_path / "out").vectors, expected)
 
 
-def stopped_after(count: int, encoder: Encoder, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stopped_after(count: int, encoder: Encoder, out: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
     """Run until so many shards are written, then fail as a full disk would."""
     write, left = storage.write_array, iter(range(count))
 
@@ -125,7 +125,7 @@ def stopped_after(count: int, encoder: Encoder, out: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_array", failing)
         with pytest.raises(UserError, match="the disk is full"):
-            encode(encoder, out)
+            encode(encoder, out, **settings)
 
 
 def test_good_shards_are_kept_and_bad_ones_made_again(
@@ -152,10 +152,43 @@ def test_a_run_goes_on_on_a_device_of_another_default(
     every = list(written)
     stopped_after(4, encoder, tmp_path / "out", monkeypatch)
     monkeypatch.setattr(calls, "default_tokens_per_call", lambda policy, row_length: 64)
+    # Which texts a shard holds goes by them: those of the first device are kept to.
+    monkeypatch.setattr(calls, "row_lengths", lambda lengths: (6, 8, 48))
     del written[:]
     made = encode(encoder, tmp_path / "out")
     assert written == every[4:]
     np.testing.assert_allclose(made.vectors, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_shards_of_unknown_rows_are_made_again(
+    encoder: Encoder, tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = np.array(encode(encoder, tmp_path / "whole").vectors)
+    every = list(written)
+    stopped_after(4, encoder, tmp_path / "out", monkeypatch)
+    manifest = storage.read_json(tmp_path / "out" / "encode.json")
+    storage.write_json(tmp_path / "out" / "encode.json", {k: v for k, v in manifest.items() if k != "rows"})
+    del written[:]
+    np.testing.assert_array_equal(encode(encoder, tmp_path / "out").vectors, expected)
+    assert written == every
+
+
+def test_int8_is_not_mixed_with_that_of_another_processor(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    stopped_after(2, encoder, out, monkeypatch, policy="int8")
+    with monkeypatch.context() as patch:
+        patch.setattr(int8, "describe", lambda: "no products, no inputs")
+        with pytest.raises(
+            UserError, match=r"begun on a processor that rounds int8 otherwise .*no products, no inputs"
+        ):
+            encode(encoder, out, policy="int8")
+    made = encode(encoder, out, policy="int8")
+    assert 0 < made.texts < len(set(TEXTS))
+    # What is finished is what it is.
+    monkeypatch.setattr(int8, "describe", lambda: "no products, no inputs")
+    assert encode(encoder, out, policy="int8").texts == 0
 
 
 def test_a_size_of_calls_that_was_asked_for_is_kept_to(encoder: Encoder, tmp_path: Path) -> None:
