@@ -26,17 +26,18 @@ _Label = TypeVar("_Label")
 # Long rows want larger calls, and never one row alone: on 2 cores of an AMD EPYC without AMX, rows of 128 tokens take
 # calls of 512 and 1,024 at 13.8 and 14.5 thousand tokens/s in bfloat16, rows of 256 at 12.7 and 13.4, and rows of 352
 # one, two and four at a time at 10.6, 11.2 and 11.8 (float32: 7.4 all three; of 288: 7.0, 7.7 and 7.6). Texts of 180 to
-# 410 tokens take two and four rows at a time at 12.0 and 12.1 in bfloat16, 6.8 and 6.9 in float32.
+# 410 tokens take calls of 1,024 tokens, two rows at least, at 11.5 and four rows at least at 11.8 in bfloat16.
 _CPU_TOKENS_PER_CALL: dict[dense.Policy, int] = {"float32": 1024, "bfloat16": 512, "int8": 512}
 _CPU_LONG_ROW, _CPU_TOKENS_OF_LONG_ROWS, _CPU_FEWEST_ROWS = 128, 1024, 4
 # What the host does for a call is a millisecond or two. On an H200 calls of 16,384 tokens of MiniLM take no longer than
 # that, and the device waits.
 _ACCELERATOR_TOKENS_PER_CALL = 32_768
 _SHORTEST_ROW = 48
-# (step of row lengths, fewest tokens of a length of their own). A shape of MiniLM takes half a second to compile on the
-# EPYC above, where 4,000 to 9,000 tokens go through meanwhile: 223,613 tokens in texts of 180 to 410 have 2.7% of
-# padding in 13 lengths, 7.1% in the 6 of the other line, and take 18.5 and 19.4 s (bfloat16), the first time 26 both.
-_CPU_LENGTHS, _ACCELERATOR_LENGTHS = (16, 1 << 13), (32, 1 << 15)
+_ROW_STEP = 32
+# Fewer tokens than this go through in less time than their own shape takes to compile. Steps of 16 tokens and a shape
+# for every 8,192: 223,613 tokens in texts of 180 to 410 have 2.7% of padding in 13 lengths instead of 7.1% in 6. They
+# take half a second of 19 less (bfloat16, the EPYC above), and 8 s more to compile.
+_WORTH_A_SHAPE = 1 << 15
 _FEWEST_SLOTS = 32
 
 
@@ -74,17 +75,15 @@ def default_tokens_per_call(policy: dense.Policy, row_length: int) -> int:
 def row_lengths(lengths: np.ndarray) -> tuple[int, ...]:
     """The lengths of packed rows that texts of these lengths are worth, shortest first.
 
-    Texts of up to 48 tokens share rows of 48. Longer ones stand alone in rows of the next multiple of 16 (on an
-    accelerator 32), lengths that few texts have together with the next longer ones: each row length is one program to
-    compile.
+    Texts of up to 48 tokens share rows of 48. Longer ones stand alone in rows of the next multiple of 32, lengths that
+    few texts have together with the next longer ones: each row length is one program to compile.
     """
-    step, worth_a_shape = _CPU_LENGTHS if jax.default_backend() == "cpu" else _ACCELERATOR_LENGTHS
     positive = np.asarray(lengths)[np.asarray(lengths) > 0]
-    needed = np.maximum(-(-positive // step) * step, _SHORTEST_ROW)
+    needed = np.maximum(-(-positive // _ROW_STEP) * _ROW_STEP, _SHORTEST_ROW)
     kept, waiting = [], 0
     for length, count in zip(*np.unique(needed, return_counts=True), strict=True):
         waiting += int(length * count)
-        if waiting >= worth_a_shape:
+        if waiting >= _WORTH_A_SHAPE:
             kept.append(int(length))
             waiting = 0
     if waiting:

@@ -147,7 +147,7 @@ def _plan(store: TokenStore, shard_tokens: int, manifest: Mapping[str, Any]) -> 
     """Shards of texts that share a row length, in their own order: mixed lengths pack tightly, sorted ones do not."""
     first, inverse = distinct_texts(store)
     lengths = store.lengths[first]
-    # Those of the device that made the first shards: which texts a shard holds hangs on them.
+    # Those the first shards were cut by, whatever this version would choose: which texts a shard holds hangs on them.
     rows = tuple(manifest.get("rows") or calls.row_lengths(lengths))
     row_of = np.searchsorted(rows, lengths).astype(np.int16)
     # Texts without tokens are in no shard: their vectors are zero.

@@ -128,11 +128,23 @@ def stopped_after(count: int, encoder: Encoder, out: Path, monkeypatch: pytest.M
             encode(encoder, out, **settings)
 
 
+@pytest.fixture
+def whole(encoder: Encoder, tmp_path: Path, written: list[str]) -> tuple[np.ndarray, list[str]]:
+    """The vectors of a run that nothing stopped and the names of its shards, which `written` no longer holds."""
+    vectors = np.array(encode(encoder, tmp_path / "whole").vectors)
+    names = list(written)
+    del written[:]
+    return vectors, names
+
+
 def test_good_shards_are_kept_and_bad_ones_made_again(
-    encoder: Encoder, tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder,
+    tmp_path: Path,
+    written: list[str],
+    whole: tuple[np.ndarray, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = np.array(encode(encoder, tmp_path / "whole").vectors)
-    every = list(written)
+    expected, every = whole
     stopped_after(4, encoder, tmp_path / "out", monkeypatch)
     with pytest.raises(UserError, match="is not finished: run the same `ltrec encode` again"):
         open_encoded(tmp_path / "out")
@@ -146,13 +158,16 @@ def test_good_shards_are_kept_and_bad_ones_made_again(
 
 
 def test_a_run_goes_on_on_a_device_of_another_default(
-    encoder: Encoder, tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder,
+    tmp_path: Path,
+    written: list[str],
+    whole: tuple[np.ndarray, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = np.array(encode(encoder, tmp_path / "whole").vectors)
-    every = list(written)
+    expected, every = whole
     stopped_after(4, encoder, tmp_path / "out", monkeypatch)
     monkeypatch.setattr(calls, "default_tokens_per_call", lambda policy, row_length: 64)
-    # Which texts a shard holds goes by them: those of the first device are kept to.
+    # Which texts a shard holds goes by them: those it was cut by are kept to.
     monkeypatch.setattr(calls, "row_lengths", lambda lengths: (6, 8, 48))
     del written[:]
     made = encode(encoder, tmp_path / "out")
@@ -161,10 +176,13 @@ def test_a_run_goes_on_on_a_device_of_another_default(
 
 
 def test_shards_of_unknown_rows_are_made_again(
-    encoder: Encoder, tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder,
+    tmp_path: Path,
+    written: list[str],
+    whole: tuple[np.ndarray, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = np.array(encode(encoder, tmp_path / "whole").vectors)
-    every = list(written)
+    expected, every = whole
     stopped_after(4, encoder, tmp_path / "out", monkeypatch)
     manifest = storage.read_json(tmp_path / "out" / "encode.json")
     storage.write_json(tmp_path / "out" / "encode.json", {k: v for k, v in manifest.items() if k != "rows"})
