@@ -26,11 +26,12 @@ _ROW_MAJOR = Layout((0, 1, 2, 3))
 # Tokens per row from which on a CPU's products are faster in bfloat16. MiniLM, 512 tokens on one core: rows of 256 take
 # 38.7 ms instead of 41.9, of 128 32.5 and 33.4, of 64 28.3 both, of 48 26.9 and 26.1.
 _ROUNDED_FROM = 64
-# Longer rows are attended to in blocks of keys. Two rows of 288 and 352 tokens on one core of an AMD EPYC take 13.8 and
-# 21.5 ms at once (XLA's fused kernel gets and gives back megabytes of memory), 4.1 and 6.4 in blocks; the encoder, of
-# two rows per call on both cores, goes from 9.6 to 12.6 thousand tokens/s at 288, from 9.8 to 11.2 at 352 (bfloat16),
-# from 7.4 to 7.7 and 7.0 to 7.5 (float32). Rows of 256 gain nothing.
-_WHOLE_ROW, _KEYS_OF_LONG_ROWS = 256, 192
+# The queries of longer rows are taken in blocks, each with all keys. MiniLM on both cores of an AMD EPYC, two calls of
+# four rows side by side: rows of 304 tokens in two blocks go from 12.1 (keys in blocks of 160) to 13.2 thousand
+# tokens/s in bfloat16, rows of 352 in three from 11.9 to 12.6; float32 stays as it was. Whole, one row of 304 takes
+# 6.2 ms of attention, in two blocks 1.2: XLA's fused kernel gets and gives back megabytes of memory. Rows of 256 gain
+# nothing.
+_WHOLE_ROW, _QUERIES_OF_LONG_ROWS = 256, 160
 
 
 def segment_mask(segment_ids_RxL: Array) -> jax.Array:
@@ -190,13 +191,12 @@ def _on_cpu(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array,
     query, key, value = map(_heads_first, (query, key, value))
     if rounded:
         query, key, value = map(_laid_out, (query, key, value))
-    blocks = _blocks(key.shape[2])
-    scores = [_outer(query, key[:, :, block]) + bias[..., block] for block in blocks]
-    largest = functools.reduce(jnp.maximum, [each.max(axis=-1, keepdims=True) for each in scores])
-    raised = [jnp.exp(each - largest) for each in scores]
-    sums = [_apply(each.astype(value.dtype), value[:, :, block]) for each, block in zip(raised, blocks, strict=True)]
-    total = functools.reduce(jnp.add, [each.sum(axis=-1, keepdims=True) for each in raised])
-    context = functools.reduce(jnp.add, sums) / total
+    found = []
+    for block in _blocks(query.shape[2]):
+        scores = _outer(query[:, :, block], key) + bias[:, :, block]
+        raised = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+        found.append(_apply(raised.astype(value.dtype), value) / raised.sum(axis=-1, keepdims=True))
+    context = jnp.concatenate(found, axis=2)
     return _heads_first(_laid_out(context).astype(jnp.float32) if rounded else context)
 
 
@@ -224,10 +224,10 @@ _on_cpu.defvjp(_forward, _backward)
 
 
 def _blocks(length: int) -> list[slice]:
-    """Keys that are multiplied with at a time: all, or in long rows equal parts of them, in multiples of 16."""
+    """Queries that attend at a time: all, or in long rows about equal parts of them, in multiples of 16."""
     if length <= _WHOLE_ROW:
         return [slice(length)]
-    count = -(-length // _KEYS_OF_LONG_ROWS)
+    count = -(-length // _QUERIES_OF_LONG_ROWS)
     width = -(-length // (16 * count)) * 16
     return [slice(start, min(start + width, length)) for start in range(0, length, width)]
 

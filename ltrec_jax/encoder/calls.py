@@ -33,11 +33,11 @@ _CPU_LONG_ROW, _CPU_TOKENS_OF_LONG_ROWS, _CPU_FEWEST_ROWS = 128, 1024, 4
 # that, and the device waits.
 _ACCELERATOR_TOKENS_PER_CALL = 32_768
 _SHORTEST_ROW = 48
-_ROW_STEP = 32
-# Fewer tokens than this go through in less time than their own shape takes to compile. Steps of 16 tokens and a shape
-# for every 8,192: 223,613 tokens in texts of 180 to 410 have 2.7% of padding in 13 lengths instead of 7.1% in 6. They
-# take half a second of 19 less (bfloat16, the EPYC above), and 8 s more to compile.
-_WORTH_A_SHAPE = 1 << 15
+_CPU_ROW_STEP, _ACCELERATOR_ROW_STEP = 16, 32
+# What a program of its own is worth to a row length, in tokens. On 2 cores of an AMD EPYC one takes 1.1 s to compile,
+# as long as 8,000 (float32) to 13,000 tokens (bfloat16) of long texts; out of JAX's cache on disk a tenth of that.
+# This is between the two.
+_TOKENS_OF_A_SHAPE = 3_000
 _FEWEST_SLOTS = 32
 
 
@@ -75,20 +75,24 @@ def default_tokens_per_call(policy: dense.Policy, row_length: int) -> int:
 def row_lengths(lengths: np.ndarray) -> tuple[int, ...]:
     """The lengths of packed rows that texts of these lengths are worth, shortest first.
 
-    Texts of up to 48 tokens share rows of 48. Longer ones stand alone in rows of the next multiple of 32, lengths that
-    few texts have together with the next longer ones: each row length is one program to compile.
+    Texts of up to 48 tokens share rows of 48. Longer ones stand alone, in the shortest row that holds them; rows are
+    multiples of 16 tokens long, on accelerators of 32. Of all choices of such lengths the one with the fewest tokens,
+    padding included, where each length, a program to compile, counts for 3,000 more.
     """
     positive = np.asarray(lengths)[np.asarray(lengths) > 0]
-    needed = np.maximum(-(-positive // _ROW_STEP) * _ROW_STEP, _SHORTEST_ROW)
-    kept, waiting = [], 0
-    for length, count in zip(*np.unique(needed, return_counts=True), strict=True):
-        waiting += int(length * count)
-        if waiting >= _WORTH_A_SHAPE:
-            kept.append(int(length))
-            waiting = 0
-    if waiting:
-        kept.append(int(needed.max()))
-    return tuple(kept)
+    step = _CPU_ROW_STEP if jax.default_backend() == "cpu" else _ACCELERATOR_ROW_STEP
+    needed = np.maximum(-(-positive // step) * step, _SHORTEST_ROW)
+    choices, counts = np.unique(needed, return_counts=True)
+    texts = np.concatenate([[0], np.cumsum(counts)])
+    # least[n], chosen[n]: for the texts of the n shortest lengths. The last row holds those of `first` up to n.
+    least: list[int] = [0]
+    chosen: list[tuple[int, ...]] = [()]
+    for n, length in enumerate(choices.tolist(), start=1):
+        costs = [least[first] + int(texts[n] - texts[first]) * length for first in range(n)]
+        first = int(np.argmin(costs))
+        least.append(costs[first] + _TOKENS_OF_A_SHAPE)
+        chosen.append((*chosen[first], length))
+    return chosen[-1]
 
 
 def packed_calls(

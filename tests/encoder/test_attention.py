@@ -169,17 +169,17 @@ def test_every_policy_gives_the_weighted_mean_of_a_segments_values():
 
 
 @pytest.mark.parametrize("length", [256, 257, 351])
-def test_long_rows_are_attended_to_in_blocks_of_keys(length: int) -> None:
-    """The blocks have each key once; the result is that of the whole row, whichever has a query's largest score."""
+def test_long_rows_attend_in_blocks_of_queries(length: int) -> None:
+    """The blocks have each query once; the result is that of the whole row."""
     blocks = _blocks(length)
-    assert [key for block in blocks for key in range(length)[block]] == list(range(length))
-    assert len(blocks) == 1 or max(len(range(length)[block]) for block in blocks) <= 192
+    assert [query for block in blocks for query in range(length)[block]] == list(range(length))
+    assert len(blocks) == 1 or max(len(range(length)[block]) for block in blocks) <= 160
     assert (len(blocks) == 1) == (length <= 256)
     generator = np.random.default_rng(length)
     query, key, value = (jnp.asarray(generator.normal(size=(2, length, 2, 8)), jnp.float32) for _ in range(3))
     segments = jnp.asarray(np.sort(generator.integers(0, 4, (2, length))))
     mask = segment_mask(segments)
-    # Scores so far apart that one block's weights are nothing beside another's; bfloat16 would round those too far.
+    # Scores far apart as well, which need the largest one taken off; bfloat16 would round those too far.
     for policy, apart, tolerance in (("float32", 30.0, 2e-5), ("bfloat16", 1.0, 3e-2)):
         expected = jax.nn.dot_product_attention(apart * query, key, value, mask=mask[:, None])
         found = attention(apart * query, key, value, mask, policy)
