@@ -255,7 +255,7 @@ def rank_correlation(folder: Path) -> float:
 
 
 def main() -> None:
-    parser = arguments(str(__doc__).splitlines()[0], torch=True)
+    parser = arguments(str(__doc__).splitlines()[0], torch=True, one_heap=False)
     parser.add_argument("--encoder", default=ENCODER, help="the encoder of both sides: a name or directory")
     parser.add_argument("--rounds", type=int, help="processes of each measurement; default: 3 on a CPU, 1 on a GPU")
     given = parser.parse_args()

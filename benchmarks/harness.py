@@ -21,12 +21,12 @@ from ltrec_jax.parallel import describe_hardware
 GIB = float(1 << 30)
 
 
-def arguments(description: str, *, torch: bool = False) -> argparse.ArgumentParser:
+def arguments(description: str, *, torch: bool = False, one_heap: bool = True) -> argparse.ArgumentParser:
     """The options that every benchmark has. Called first: it sets the process up as the command line does.
 
-    `torch`: also where PyTorch is, which need not be in this environment.
+    `torch`: also where PyTorch is, which need not be in this environment. `one_heap`: false as `ltrec encode` has it.
     """
-    memory.keep_freed()
+    memory.keep_freed(one_heap=one_heap)
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw numbers here")
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all")

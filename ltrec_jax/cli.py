@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     # Set before JAX starts: its C++ side otherwise reports every missing accelerator library.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    memory.keep_freed()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    memory.keep_freed(one_heap=arguments[:1] != ["encode"])
     if arguments[:1] in (["--version"], ["-V"]):
         print(f"ltrec_jax {__version__}")
         return 0

@@ -11,7 +11,7 @@ PROGRAM = """
 import ctypes, resource, sys
 from ltrec_jax import memory
 if sys.argv[1] == "keep":
-    assert memory.keep_freed()
+    assert memory.keep_freed(one_heap=sys.argv[2] == "one")
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 for number in range(10):
@@ -24,12 +24,42 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(mode: str) -> int:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True)
+# Two threads that hold small blocks at the same time: whether they lie in different heaps (of 64 MB at most).
+HEAPS = """
+import ctypes, sys, threading
+from ltrec_jax import memory
+memory.keep_freed(one_heap=sys.argv[1] == "one")
+memory.keep_freed(one_heap=sys.argv[1] != "one")
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+together, places = threading.Barrier(2), []
+def hold():
+    together.wait()
+    places.append(libc.malloc(100_000))
+    together.wait()
+threads = [threading.Thread(target=hold) for _ in range(2)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+print(len({place >> 26 for place in places}))
+"""
+
+
+def faults(mode: str, heaps: str = "one") -> int:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, mode, heaps], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
-def test_freed_memory_is_used_again_without_page_faults():
+@pytest.fixture(autouse=True)
+def glibc() -> None:
     if not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
         pytest.skip("the C library is not glibc")
-    assert faults("keep") < 0.01 * faults("leave")
+
+
+@pytest.mark.parametrize("heaps", ["one", "each"])
+def test_freed_memory_is_used_again_without_page_faults(heaps):
+    assert faults("keep", heaps) < 0.01 * faults("leave")
+
+
+@pytest.mark.parametrize(("heaps", "wanted"), [("one", 1), ("each", 2)])
+def test_threads_share_a_heap_or_not_as_the_first_call_says(heaps, wanted):
+    done = subprocess.run([sys.executable, "-c", HEAPS, heaps], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == wanted
