@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Set before JAX starts: its C++ side otherwise reports every missing accelerator library.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Before a command imports JAX, whose threads keep the heaps they begin with.
     memory.keep_freed(one_heap=arguments[:1] != ["encode"])
     if arguments[:1] in (["--version"], ["-V"]):
         print(f"ltrec_jax {__version__}")

@@ -30,6 +30,14 @@ def test_help_fits_a_screen_and_shows_an_example(capsys, command):
     assert len(out.splitlines()) <= 40
 
 
+@pytest.mark.parametrize(("command", "one_heap"), [("encode", False), ("train", True), ("serve", True)])
+def test_only_encoding_has_a_heap_for_each_thread(capsys, monkeypatch, command, one_heap):
+    told = []
+    monkeypatch.setattr(cli.memory, "keep_freed", lambda **settings: told.append(settings))
+    run(capsys, command, "--help")
+    assert told == [{"one_heap": one_heap}]
+
+
 def test_the_overview_lists_every_command(capsys):
     for arguments in ([], ["--help"]):
         code, out, _ = run(capsys, *arguments)
