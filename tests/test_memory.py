@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-# Two threads that hold a block at the same time: whether both lie in one heap. Heaps of threads begin at multiples of 64 MB.
+# Two threads that hold a block each: whether both lie in one heap. Heaps of threads begin at multiples of 64 MB.
 HEAPS = """
 import ctypes, sys, threading
 from ltrec_jax import memory
