@@ -36,8 +36,8 @@ _SHORTEST_ROW = 48
 _CPU_ROW_STEP, _ACCELERATOR_ROW_STEP = 16, 32
 # What a program of its own is worth to a row length, in tokens. On 2 cores of an AMD EPYC one takes 1.1 to 1.3 s to
 # compile and 0.6 s out of JAX's cache on disk, as long as 4,000 to 15,000 tokens of long texts. Less is asked for: 768
-# long texts have 6.5% of padding in six lengths; at 8,000 they would have 10% in four, and take a second or two less the
-# first time, 3% more each time after.
+# long texts have 6.5% of padding in six lengths; at 8,000 they would have 10% in four, and take a second or two less
+# the first time, 3% more each time after.
 _TOKENS_OF_A_SHAPE = 3_000
 _FEWEST_SLOTS = 32
 
