@@ -17,11 +17,24 @@ from jax.experimental.compilation_cache import compilation_cache
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# LLVM hardly optimises, and a kernel is emitted without an MLIR context of its own: compiling, most of what the fast
+# tests did, takes a third of the time. XLA's own passes stay, but for those that fuse for the other emitters.
+_COMPILED_QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
 TOPICS = {
     "space": ["rocket", "planet", "orbit", "comet", "lunar"],
     "farm": ["tractor", "barn", "cattle", "harvest", "orchard"],
     "crime": ["detective", "heist", "alibi", "witness", "verdict"],
 }
+
+
+def pytest_configure(config):
+    """The fast set (-m "not slow") is compiled quickly, all else as it is for users. XLA_FLAGS, even empty, decides.
+
+    Before anything asks for a device: later it has no effect.
+    """
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", _COMPILED_QUICKLY)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -289,10 +289,10 @@ def test_remat_and_scan_change_nothing(
     """Dropout's masks included, forwards and where a layer is computed again backwards."""
     plain_gradient, plain_hidden = plainly_run
     gradient, hidden = with_dropout(tiny_bert, Bert(dropping, remat=remat, scan=scan))
-    close(hidden, np.asarray(plain_hidden), 1e-6)
+    close(hidden, np.asarray(plain_hidden), 5e-6)
     assert jax.tree.structure(gradient) == jax.tree.structure(plain_gradient)
     for one, two in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain_gradient), strict=True):
-        close(one, np.asarray(two), 1e-5)
+        close(one, np.asarray(two), WHOLE)
 
 
 def test_layers_that_run_in_parts_drop_what_the_whole_stack_drops(tiny_bert: Any) -> None:
