@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ltrec_jax import processes
-from ltrec_jax.config import Config, DataConfig, EncoderSection, TrainConfig
+from ltrec_jax.config import Config, DataConfig, EncoderSection, ScheduleConfig, TrainConfig
 from ltrec_jax.data import splits
 from ltrec_jax.data.dataset import Dataset, Interactions
 from ltrec_jax.data.likes import positive_rating
@@ -45,6 +45,8 @@ def compare(dataset: Dataset, original: str | None, run: Path, config: PretrainC
         seed=config.seed,
         refit=False,
         data=DataConfig(template=config.template, max_length=config.max_length),
+        # The head alone: between solves the encoder would learn.
+        schedule=ScheduleConfig(steps="gradient"),
         train=dataclasses.replace(
             TrainConfig(), trainable="none", head_epochs=_EPOCHS, patience=_PATIENCE, row_length=config.row_length
         ),

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from ltrec_jax import processes
-from ltrec_jax.config import ModelConfig, TrainConfig
+from ltrec_jax.config import Config, ModelConfig, TrainConfig
 from ltrec_jax.model.two_tower import Vectors
 from ltrec_jax.solve.anchored_model import Anchors
 from ltrec_jax.train import gradient, item_phase, kept_solves, phases, stopping
@@ -54,6 +54,7 @@ def run(
     """
     schedule = problem.config.schedule
     _warn_of_equal_ratings(problem)
+    _warn_of_settings_that_are_not_read(problem.config)
     alone = schedule.steps == "solve" or schedule.epochs == 0
     place = None if alone else checkpoints
     first, before = _solve(problem, FIRST, 0, problem.features_IxE, None, place, writer)
@@ -171,3 +172,19 @@ def _warn_of_equal_ratings(problem: Problem) -> None:
             "solve for top-N lists: --schedule.goal whole_data.",
             file=sys.stderr,
         )
+
+
+def _warn_of_settings_that_are_not_read(config: Config) -> None:
+    """Those of [train] that have a namesake in [schedule], where that is read, and that somebody has changed."""
+    usual, schedule = TrainConfig(), config.schedule
+    if schedule.steps == "solve":
+        namesakes: tuple[str, ...] = ("trainable", "epochs")
+        instead = "nothing but solves is asked for; schedule.steps = gradient trains by them"
+    elif schedule.tune_on == "pairs":
+        namesakes, instead = ("trainable", "epochs"), "between solves those of [schedule] are"
+    else:
+        namesakes = ("trainable", "epochs", "batch_items", "learning_rate", "head_learning_rate")
+        instead = "between solves those of [schedule] are"
+    changed = [f"train.{name}" for name in namesakes if getattr(config.train, name) != getattr(usual, name)]
+    if changed and processes.is_first():
+        print(f"Not read: {', '.join(changed)} ({instead}).", file=sys.stderr)

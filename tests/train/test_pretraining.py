@@ -17,7 +17,8 @@ from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.text.masking import Maskable
 from ltrec_jax.text.store import TokenStore
 from ltrec_jax.text.tokenizer import load_tokenizer
-from ltrec_jax.train import pretrain_texts, pretraining, tracking
+from ltrec_jax.train import cold_items, pretrain_texts, pretraining, tracking
+from ltrec_jax.train.fit import fit
 from ltrec_jax.train.pretrain_config import PretrainConfig
 from ltrec_jax.train.pretraining import pretrain
 from ltrec_jax.train.tracking import JsonLines, read_rows
@@ -150,9 +151,19 @@ def test_from_scratch(texts, config, tmp_path):
 
 
 @pytest.mark.slow
-def test_cold_items_with_and_without(small_dataset, config, tmp_path):
+def test_cold_items_with_and_without(small_dataset, config, tmp_path, monkeypatch):
     settings = dataclasses.replace(config, epochs=1)
+    fitted = []
+
+    def fit_and_note(*args, **kwargs):
+        fitted.append(fit(*args, **kwargs))
+        return fitted[-1]
+
+    monkeypatch.setattr(cold_items, "fit", fit_and_note)
     report = pretrain(small_dataset, settings, tmp_path / "run", cold=True).report
+    # They are compared as they are: neither learns.
+    for model, directory in zip(fitted, (tmp_path / "run" / "encoder", config.encoder), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, model.encoder.params, load_encoder(directory).params)
     cold = report["cold_items"]
     assert all(0.5 < cold[name]["validation_rmse"] < 2.0 for name in ("pretrained", "original"))
     assert cold["items"] >= 16

@@ -9,7 +9,7 @@ import pytest
 
 from ltrec_jax import bundle as bundles
 from ltrec_jax.bundle import Bundle, load_vectors
-from ltrec_jax.config import BayesConfig, ScheduleConfig, WholeDataConfig
+from ltrec_jax.config import BayesConfig, Config, ScheduleConfig, TrainConfig, WholeDataConfig
 from ltrec_jax.encoder.catalogue import encode_catalogue
 from ltrec_jax.errors import StoppedError, UserError
 from ltrec_jax.model.head import Head
@@ -280,6 +280,23 @@ def test_ratings_that_are_all_alike_are_told(small_split, small_config, rated, c
     config = ratings(small_config)
     fit(split, dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps="solve")))
     assert "--schedule.goal whole_data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("steps", "tune_on", "unread"),
+    [
+        ("solve", "items", "train.trainable, train.epochs"),
+        ("solve_tune_solve", "items", "train.trainable, train.epochs, train.batch_items"),
+        ("solve_tune_solve", "pairs", "train.trainable, train.epochs"),
+    ],
+)
+def test_settings_of_gradient_training_that_are_not_read_are_told(steps, tune_on, unread, capsys):
+    train = TrainConfig(trainable="none", epochs=9, batch_items=7)
+    between = ScheduleConfig(goal="whole_data", steps=steps, tune_on=tune_on)
+    schedule._warn_of_settings_that_are_not_read(Config(train=train, schedule=between))
+    assert capsys.readouterr().err.startswith(f"Not read: {unread} (")
+    schedule._warn_of_settings_that_are_not_read(Config(schedule=between))
+    assert not capsys.readouterr().err
 
 
 def test_a_never_rated_item_stands_between_the_solve_and_its_text(rated):
