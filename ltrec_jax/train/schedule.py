@@ -175,16 +175,16 @@ def _warn_of_equal_ratings(problem: Problem) -> None:
 
 
 def _warn_of_settings_that_are_not_read(config: Config) -> None:
-    """Those of [train] that have a namesake in [schedule], where that is read, and that somebody has changed."""
+    """Those of [train] that somebody has changed, and whose namesakes in [schedule] count."""
     usual, schedule = TrainConfig(), config.schedule
-    if schedule.steps == "solve":
-        namesakes: tuple[str, ...] = ("trainable", "epochs")
-        instead = "nothing but solves is asked for; schedule.steps = gradient trains by them"
-    elif schedule.tune_on == "pairs":
-        namesakes, instead = ("trainable", "epochs"), "between solves those of [schedule] are"
-    else:
-        namesakes = ("trainable", "epochs", "batch_items", "learning_rate", "head_learning_rate")
-        instead = "between solves those of [schedule] are"
-    changed = [f"train.{name}" for name in namesakes if getattr(config.train, name) != getattr(usual, name)]
+    unread = ["trainable", "epochs"]
+    if schedule.steps == "solve" or schedule.tune_on == "items":
+        unread += ["batch_items", "learning_rate", "head_learning_rate"]
+    changed = [f"train.{name}" for name in unread if getattr(config.train, name) != getattr(usual, name)]
     if changed and processes.is_first():
-        print(f"Not read: {', '.join(changed)} ({instead}).", file=sys.stderr)
+        remedy = (
+            "A solve alone has no steps; set schedule.steps to gradient to train by them."
+            if schedule.steps == "solve"
+            else "Set those of the same names in [schedule], or schedule.steps to gradient."
+        )
+        print(f"Not read: {', '.join(changed)}. {remedy}", file=sys.stderr)

@@ -285,7 +285,7 @@ def test_ratings_that_are_all_alike_are_told(small_split, small_config, rated, c
 @pytest.mark.parametrize(
     ("steps", "tune_on", "unread"),
     [
-        ("solve", "items", "train.trainable, train.epochs"),
+        ("solve", "pairs", "train.trainable, train.epochs, train.batch_items"),
         ("solve_tune_solve", "items", "train.trainable, train.epochs, train.batch_items"),
         ("solve_tune_solve", "pairs", "train.trainable, train.epochs"),
     ],
@@ -294,7 +294,7 @@ def test_settings_of_gradient_training_that_are_not_read_are_told(steps, tune_on
     train = TrainConfig(trainable="none", epochs=9, batch_items=7)
     between = ScheduleConfig(goal="whole_data", steps=steps, tune_on=tune_on)
     schedule._warn_of_settings_that_are_not_read(Config(train=train, schedule=between))
-    assert capsys.readouterr().err.startswith(f"Not read: {unread} (")
+    assert capsys.readouterr().err.startswith(f"Not read: {unread}. ")
     schedule._warn_of_settings_that_are_not_read(Config(schedule=between))
     assert not capsys.readouterr().err
 
